@@ -1,0 +1,53 @@
+// Device: memory and ordering of one accelerator (or of the CPU cores bound to a rank).
+// One thread drives a Device; its calls are ordered as issued (a stream).
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+
+namespace shoal {
+
+class Buffer;
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string name() const = 0;  // "cpu (2 threads, AVX3_ZEN4)"
+  // Aligned to 256 bytes, uninitialised. Throws DeviceFault naming the size when out of memory.
+  virtual Buffer allocate(size_t bytes) = 0;
+  // Host <-> device; the host memory may be reused when the call returns.
+  virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
+  virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+
+ protected:
+  friend class Buffer;
+  virtual void deallocate(void* data) = 0;
+};
+
+// Owns device memory. The Device must outlive it.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Device* device, void* data, size_t bytes) : device_(device), data_(data), bytes_(bytes) {}
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) device_->deallocate(data_);
+  }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Device* device_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace shoal

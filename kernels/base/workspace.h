@@ -1,0 +1,50 @@
+// Workspace: where a step's activations live. A bump allocator over chunks of device memory that are
+// kept from step to step, so that after the largest step has been seen nothing is allocated again.
+#pragma once
+
+#include <initializer_list>
+#include <vector>
+
+#include "kernels/base/device.h"
+#include "kernels/base/tensor.h"
+
+namespace shoal {
+
+class Workspace {
+ public:
+  explicit Workspace(Device& device, size_t chunk_bytes = size_t{64} << 20);
+
+  // Uninitialised, 256-byte aligned, valid until the enclosing Scope (or reset) ends.
+  Tensor tensor(DType dtype, std::initializer_list<int64_t> dims);
+  // Copies host values into a fresh tensor of one dimension.
+  Tensor from_host(DType dtype, const void* host, std::initializer_list<int64_t> dims);
+  void reset();
+  size_t high_water_bytes() const { return high_water_; }
+  Device& device() const { return device_; }
+
+  // Gives back everything that was taken since its construction.
+  class Scope {
+   public:
+    explicit Scope(Workspace& workspace)
+        : workspace_(workspace), chunk_(workspace.chunk_), used_(workspace.used_) {}
+    ~Scope() {
+      workspace_.chunk_ = chunk_;
+      workspace_.used_ = used_;
+    }
+    Scope(const Scope&) = delete;
+
+   private:
+    Workspace& workspace_;
+    size_t chunk_, used_;
+  };
+
+ private:
+  Device& device_;
+  size_t chunk_bytes_;
+  std::vector<Buffer> chunks_;
+  size_t chunk_ = 0;  // index of the chunk in use
+  size_t used_ = 0;   // bytes used of it
+  size_t high_water_ = 0;
+};
+
+}  // namespace shoal
