@@ -1,0 +1,55 @@
+// Collectives: the data plane. Tensors are device memory of this rank, F32 (I32 where said), contiguous.
+// All ranks call the same methods in the same order with agreeing sizes; one thread calls. A lost or
+// late peer throws DeviceFault. World size 1 (parallel/self) copies or does nothing: callers have no if.
+//
+// all_reduce_sum and reduce_scatter_rows add in rank order 0, 1, .. N-1, so that every rank holds the
+// same bits and a run can be repeated.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/base/tensor.h"
+
+namespace shoal {
+
+class Collectives {
+ public:
+  virtual ~Collectives() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  virtual void all_reduce_sum(const Tensor& x) = 0;  // any shape, in place
+
+  // out = all ranks' rows in rank order. rows[r] = rows that rank r gives.
+  virtual void all_gather_rows(const Tensor& local,            // [rows[rank], dim]
+                               std::span<const int64_t> rows,  // size() entries
+                               const Tensor& out) = 0;         // [sum of rows, dim] F32 | I32
+
+  // out = this rank's rows of the sum over ranks of x.
+  virtual void reduce_scatter_rows(const Tensor& x,                // [sum of rows, dim]
+                                   std::span<const int64_t> rows,  // size() entries
+                                   const Tensor& out) = 0;         // [rows[rank], dim]
+
+  // Rank r gets the send_rows[r] rows after those of ranks before r, and so on.
+  virtual void all_to_all_rows(const Tensor& send,                  // [sum of send_rows, dim]
+                               std::span<const int64_t> send_rows,  // size() entries
+                               const Tensor& recv,                  // [sum of recv_rows, dim]
+                               std::span<const int64_t> recv_rows) = 0;
+
+  // One count for each peer: recv[r] = what rank r had in send[rank()]. Host values.
+  virtual void all_to_all_counts(std::span<const int64_t> send, std::span<int64_t> recv) = 0;
+
+  // Rank 0 gets every rank's rows in rank order; out is read on rank 0 only.
+  virtual void gather_rows_to_root(const Tensor& local,            // [rows[rank], dim_r]
+                                   std::span<const int64_t> elements,  // elements that rank r gives
+                                   const Tensor& out) = 0;         // [sum of elements] on rank 0
+
+  // Bytes that this rank has sent since construction: what docs/parallelism.md predicts.
+  int64_t bytes_sent() const { return bytes_sent_; }
+
+ protected:
+  int64_t bytes_sent_ = 0;
+};
+
+}  // namespace shoal
