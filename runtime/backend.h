@@ -1,0 +1,56 @@
+// The only file (with backend.cpp) that names the back ends: makes a rank's device, verbs and
+// communicators from plain settings. Everything else sees interfaces.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/base/device.h"
+#include "kernels/base/workspace.h"
+#include "kernels/ops.h"
+#include "parallel/collectives.h"
+#include "parallel/exec_context.h"
+#include "parallel/process_group.h"
+
+namespace shoal {
+
+struct BackendOptions {
+  std::string device = "cpu";
+  int num_threads = 0;  // 0: the cores this process may use, divided by the ranks on this node
+};
+
+// What one rank is made of. Not movable: layers hold references into it.
+class RankRuntime {
+ public:
+  // Joins the world that the process was started in (mpirun, or alone). Throws InvalidInput for a
+  // device that this build or machine does not have.
+  explicit RankRuntime(const BackendOptions& options);
+  ~RankRuntime();
+  RankRuntime(const RankRuntime&) = delete;
+
+  int rank() const { return group().rank(); }
+  int size() const { return group().size(); }
+  int num_threads() const { return num_threads_; }
+  Device& device() const { return *device_; }
+  Ops& ops() const { return *ops_; }
+  ProcessGroup& group() const { return *group_; }
+  Collectives& collectives() const { return *collectives_; }
+  Workspace& workspace() const { return *workspace_; }
+  ExecContext exec() const { return {*ops_, *workspace_, *collectives_}; }
+  std::string description() const;  // "cpu: 2 threads, AVX3_DL, rank 0 of 2 (MPI)"
+
+ private:
+  class World;  // keeps MPI initialised while there is one
+  std::unique_ptr<World> world_;
+  int num_threads_ = 1;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<ProcessGroup> group_;
+  std::unique_ptr<Collectives> collectives_;
+  std::unique_ptr<Workspace> workspace_;
+};
+
+// "cuda: not built in (...)", one line for start-up logs and --version.
+std::string backend_summary();
+
+}  // namespace shoal

@@ -1,0 +1,13 @@
+// Where a model lives: a folder, or `org/name` in the local Hugging Face cache (never the network).
+#pragma once
+
+#include <string>
+
+namespace shoal {
+
+// A path that exists is returned as it is. `org/name` is looked up in $HF_HUB_CACHE, else
+// $HF_HOME/hub, else ~/.cache/huggingface/hub, at refs/<revision>. Throws InvalidInput naming the
+// places that were searched.
+std::string resolve_model_dir(const std::string& model, const std::string& revision = "main");
+
+}  // namespace shoal

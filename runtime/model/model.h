@@ -1,0 +1,77 @@
+// Model: a network, cut over ranks, written once for every back end and world size.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "parallel/exec_context.h"
+#include "parallel/shard.h"
+#include "parallel/weight_source.h"
+#include "runtime/model/model_config.h"
+#include "runtime/scheduler/step_plan.h"
+
+namespace shoal {
+
+// How this rank is cut out of the model.
+struct ParallelLayout {
+  int rank = 0;
+  int size = 1;
+  bool dp_attention = false;  // requests are split over ranks instead of attention heads
+};
+
+// The paged KV cache of one rank: per layer, [num_pages * page_size, row] views of one allocation.
+// MLA: `k` holds the latent rows (kv_lora + qk_rope), `v` is undefined. Dense models: K and V.
+struct KvCache {
+  struct Layer {
+    Tensor k, v;
+  };
+  std::vector<Layer> layers;
+  int32_t page_size = 0;
+};
+
+// What a step looks like on this rank's device. Token rows: absorbed (decode) sequences first.
+struct ModelBatch {
+  Tensor token_ids;  // [T] I32
+  Tensor positions;  // [T] I32
+  Tensor slots;      // [T] I32: cache rows that this step's tokens are written to
+  PagedBatch decode;     // the sequences of rows [0, num_decode_tokens)
+  PagedBatch all;        // all sequences
+  int64_t num_tokens = 0;
+  int64_t num_decode_tokens = 0;  // rows that use the absorbed form of MLA
+  // Host view of the other (prefill) sequences, for the expanded form of MLA.
+  struct Prefill {
+    int64_t row_begin = 0, row_end = 0;  // token rows
+    int64_t context_len = 0;             // keys, this step's included
+    int64_t sequence = 0;                // row of all.block_tables
+  };
+  std::vector<Prefill> prefills;
+  Tensor logits_rows;  // [R] I32: token rows whose logits are wanted
+  ExpertExchange exchange = ExpertExchange::kReplicated;
+  // Without DP attention every rank has the same tokens. With it, tokens_per_rank[r] are rank r's
+  // and logits_per_rank[r] of those are wanted.
+  std::vector<int64_t> tokens_per_rank;
+  std::vector<int64_t> logits_per_rank;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  // Elements of one cache row per layer on this rank: {k row, v row}; v row 0 for MLA.
+  virtual std::pair<int64_t, int64_t> cache_row() const = 0;
+  // The logits of logits_rows, [R, vocab] F32 on rank 0 (rows of all DP ranks, in rank order),
+  // undefined elsewhere. Lives in the context's workspace.
+  virtual Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) = 0;
+};
+
+struct ModelOptions {
+  DType dtype = DType::kBF16;  // F32 or BF16: of derived weights and of weights stored as F32
+  int64_t max_model_len = 0;   // rows of the RoPE tables
+};
+
+// Builds the model for config.architecture and loads this rank's weights from `source`. Throws
+// InvalidInput when the layout does not fit (more ranks than heads or experts).
+std::unique_ptr<Model> make_model(const ModelConfig& config, const ParallelLayout& layout,
+                                  const ModelOptions& options, WeightSource& source);
+
+}  // namespace shoal

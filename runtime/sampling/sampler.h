@@ -1,0 +1,28 @@
+// Sampler: from one row of logits to one token, on the host, on rank 0.
+// Order, as in vLLM: logit bias; repetition, frequency and presence penalties; min_tokens mask;
+// log-softmax for logprobs (of the unscaled logits after those); temperature; top-k; min-p; top-p;
+// draw. Greedy (temperature 0) takes the largest, lowest id on a tie.
+// The random number of output position i of a request is a pure function of (seed, i)
+// (counter-based), so a replayed or preempted request draws the same tokens.
+// Thread-safe (no state).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "runtime/request/request.h"
+
+namespace shoal {
+
+struct SampleResult {
+  int32_t token = 0;
+  std::optional<TokenLogprobs> logprobs;
+};
+
+SampleResult sample(std::span<const float> logits,     // [vocab]
+                    const SamplingParams& params,
+                    std::span<const int32_t> tokens,   // prompt and output so far
+                    int32_t prompt_len,
+                    std::span<const int32_t> end_token_ids);  // masked before min_tokens
+
+}  // namespace shoal

@@ -1,0 +1,77 @@
+// Scheduler: decides what each step runs. Pure: no device, no clock, no thread; the engine calls it
+// from one thread. Continuous batching with chunked prefill: decodes first, then waiting prompts in
+// priority and arrival order while token budget, sequence slots and KV pages last. When pages run
+// out, the latest-arrived running sequence of the same pool is preempted: its pages are freed and it
+// is recomputed later (its tokens so far are kept, so its output does not change).
+//
+// Pages come from one pool per DP rank (one pool without DP attention). A prompt's full pages are
+// looked up in and entered into the prefix cache of its pool.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/cache/block_allocator.h"
+#include "runtime/cache/prefix_cache.h"
+#include "runtime/request/request.h"
+#include "runtime/scheduler/step_plan.h"
+
+namespace shoal {
+
+struct SchedulerConfig {
+  int32_t max_num_seqs = 64;             // sequences in one step
+  int32_t max_num_batched_tokens = 512;  // tokens in one step
+  int32_t max_model_len = 2048;          // prompt + output of one sequence
+  int32_t page_size = 16;                // tokens per KV page
+  int32_t num_pages = 0;                 // per pool
+  int32_t num_pools = 1;                 // DP ranks
+  bool enable_prefix_caching = true;
+  std::vector<int32_t> eos_token_ids;
+};
+
+struct SchedulerStats {
+  int64_t running = 0, waiting = 0;
+  int64_t pages_total = 0, pages_used = 0;  // used: held by sequences (cached-but-free not counted)
+  int64_t prefix_queries = 0, prefix_hits = 0;  // tokens
+  int64_t preemptions = 0;
+};
+
+class Scheduler {
+ public:
+  explicit Scheduler(SchedulerConfig config);
+  ~Scheduler();
+
+  // Throws InvalidInput when the request can never run (longer than max_model_len or than the pool).
+  void add(Request request);
+  // Frees its pages at once; false when it is unknown (finished, or never there). The engine calls
+  // it only between steps.
+  bool cancel(RequestId id);
+  bool has_work() const;
+
+  // The next step, or nothing to do. Every plan must be followed by apply() before the next plan.
+  std::optional<StepPlan> plan();
+
+  // `sampled`: for each slice of the plan with `sample`, in order, the token chosen (and its
+  // logprobs). Appends tokens, ends sequences, enters full pages into the prefix cache.
+  struct Sampled {
+    int32_t token = 0;
+    std::optional<TokenLogprobs> logprobs;
+  };
+  std::vector<TokenEvent> apply(const StepPlan& plan, const std::vector<Sampled>& sampled);
+
+  // Tokens (prompt and output) of a sequence that is running: what penalties look at.
+  std::span<const int32_t> tokens(RequestId id) const;
+  const Request& request(RequestId id) const;
+
+  SchedulerStats stats() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,51 @@
+// StepPlan: what all ranks do in one step. Plain data made by rank 0 and broadcast; the other ranks
+// only execute it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/request/request.h"
+
+namespace shoal {
+
+// Consecutive tokens of one sequence that a step runs.
+struct SequenceSlice {
+  RequestId request = 0;
+  int32_t dp_rank = 0;          // whose KV pages these are: always 0 without DP attention
+  int32_t first_position = 0;   // of tokens[0]
+  std::vector<int32_t> tokens;  // at least one
+  std::vector<int32_t> pages;   // the sequence's pages, enough for first_position + tokens
+  // Which form of attention: expanded for positions inside the prompt, absorbed for generated ones.
+  // Chosen by position and not by batch, so that a token's bits do not depend on its neighbours; a
+  // slice never crosses from one to the other.
+  bool absorbed = false;
+  bool sample = false;      // the slice ends the sequence so far: its last row's logits are needed
+  bool all_logits = false;  // logits of every row (`shoal logits`)
+};
+
+enum class StepKind : uint8_t { kRun, kShutdown };
+
+// How the routed experts of this step are reached; the choice is rank 0's, by batch size.
+enum class ExpertExchange : uint8_t { kReplicated, kAllToAll };
+
+struct StepPlan {
+  uint64_t number = 0;
+  StepKind kind = StepKind::kRun;
+  ExpertExchange exchange = ExpertExchange::kReplicated;
+  std::vector<SequenceSlice> slices;  // absorbed ones first
+
+  int64_t num_tokens() const {
+    int64_t n = 0;
+    for (const SequenceSlice& s : slices) n += static_cast<int64_t>(s.tokens.size());
+    return n;
+  }
+  std::vector<std::byte> serialize() const;
+  // Length-checked; throws Bug when the bytes are not a plan.
+  static StepPlan deserialize(std::span<const std::byte> bytes);
+};
+
+}  // namespace shoal
