@@ -1,0 +1,29 @@
+// Everything that decides what the ranks do: the flags of `shoal serve` that are handed on to
+// `shoal rank`, and of `shoal logits`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace shoal {
+
+struct EngineOptions {
+  std::string model;                      // --model: folder or org/name
+  std::string revision = "main";          // --revision
+  std::string device = "cpu";             // --device
+  std::string dtype = "auto";             // --dtype auto|float32|bfloat16
+  std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16
+  int tensor_parallel_size = 1;           // --tensor-parallel-size
+  bool dp_attention = false;              // --enable-dp-attention
+  std::string expert_exchange = "auto";   // --expert-exchange auto|replicated|all-to-all
+  int threads_per_rank = 0;               // --threads-per-rank; 0: cores / ranks
+  int max_model_len = 0;                  // --max-model-len; 0: from the model and the memory
+  int max_num_seqs = 64;                  // --max-num-seqs
+  int max_num_batched_tokens = 512;       // --max-num-batched-tokens
+  int page_size = 16;                     // --block-size
+  int64_t kv_cache_tokens = 0;            // --kv-cache-tokens; 0: from --kv-cache-memory
+  int64_t kv_cache_memory_bytes = 0;      // --kv-cache-memory; 0: 4 GiB or a quarter of what is free
+  bool enable_prefix_caching = true;      // --no-enable-prefix-caching
+};
+
+}  // namespace shoal
