@@ -78,6 +78,10 @@ class Ops {
                             const Tensor& weight, float eps,
                             const Tensor& out) = 0;  // [T, hidden]
 
+  // out = x, the same shape; both may be strided in every dimension but the last.
+  virtual void copy(const Tensor& x,        // up to [a, b, c]
+                    const Tensor& out) = 0;  // F32 both
+
   // y += x, in place.
   virtual void add(const Tensor& x,        // [T, dim]
                    const Tensor& y) = 0;   // [T, dim]

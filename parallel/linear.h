@@ -27,7 +27,9 @@ class Linear {
 
 class ReplicatedLinear : public Linear {
  public:
-  void load(WeightSource& source, const std::string& name, int64_t n, int64_t k, bool bias = false);
+  // keep_f32: a weight stored as F32 stays so in a bfloat16 model (routers).
+  void load(WeightSource& source, const std::string& name, int64_t n, int64_t k, bool bias = false,
+            bool keep_f32 = false);
 };
 
 class ColumnParallelLinear : public Linear {

@@ -22,7 +22,8 @@ class CheckpointSource : public WeightSource {
                    DType dtype, std::function<void(uint64_t)> progress = {});
 
   bool has(const std::string& name) const override;
-  Weight matrix(const std::string& name, int64_t n, int64_t k, Range rows, Range cols) override;
+  Weight matrix(const std::string& name, int64_t n, int64_t k, Range rows, Range cols,
+                bool keep_f32 = false) override;
   Tensor vector(const std::string& name, int64_t n, Range range) override;
   Tensor allocate(const std::string& label, DType dtype,
                   std::initializer_list<int64_t> dims) override;
