@@ -1,0 +1,41 @@
+#include "parallel/linear.h"
+
+#include <vector>
+
+namespace shoal {
+
+Tensor Linear::forward(ExecContext& ctx, const Tensor& x) const {
+  SHOAL_CHECK(x.rank == 2 && x.dim(1) == weight_.k(), "{} times the transpose of {}",
+              x.shape_string(), weight_.data.shape_string());
+  const int64_t rows = x.dim(0);
+  const int64_t n = weight_.n();
+  if (weight_.k() == 0) {
+    // A rank without input features (more ranks than units of the dimension) adds nothing to the
+    // sum.
+    SHOAL_CHECK(!bias_.defined());
+    const std::vector<float> zeros(rows * n, 0.0f);
+    return ctx.workspace.from_host(DType::kF32, zeros.data(), {rows, n});
+  }
+  const Tensor out = ctx.workspace.tensor(DType::kF32, {rows, n});  // [T, n held]
+  if (rows > 0 && n > 0) ctx.ops.linear(x, weight_, bias_, out);
+  return out;
+}
+
+void ReplicatedLinear::load(WeightSource& source, const std::string& name, int64_t n, int64_t k,
+                            bool bias) {
+  weight_ = source.matrix(name, n, k, {0, n}, {0, k});
+  if (bias) bias_ = source.vector(name + ".bias", n, {0, n});
+}
+
+void ColumnParallelLinear::load(WeightSource& source, const std::string& name, int64_t n, int64_t k,
+                                Range rows, bool bias) {
+  weight_ = source.matrix(name, n, k, rows, {0, k});
+  if (bias) bias_ = source.vector(name + ".bias", n, rows);
+}
+
+void RowParallelLinear::load(WeightSource& source, const std::string& name, int64_t n, int64_t k,
+                             Range cols) {
+  weight_ = source.matrix(name, n, k, {0, n}, cols);
+}
+
+}  // namespace shoal
