@@ -1,7 +1,5 @@
 #include "parallel/embedding.h"
 
-#include <limits>
-#include <numeric>
 #include <vector>
 
 namespace shoal {
@@ -11,21 +9,6 @@ namespace {
 Weight load_rows(WeightSource& source, const std::string& name, int64_t vocab, int64_t hidden,
                  Range rows) {
   return source.matrix(name, vocab, hidden, rows, {0, hidden});
-}
-
-// Where the elements of [T, vocab] stand in the concatenation of [T, vocab of rank r] over r, in
-// blocks of `block` elements, which divides every rank's vocabulary.
-std::vector<int32_t> row_major_order(const ShardTable& ranges, int64_t tokens, int64_t block) {
-  std::vector<int32_t> order;
-  order.reserve(tokens * ranges.back().end / block);
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (const Range& range : ranges) {
-      const int64_t blocks = range.size() / block;
-      const int64_t first = tokens * (range.begin / block) + t * blocks;
-      for (int64_t b = 0; b < blocks; ++b) order.push_back(static_cast<int32_t>(first + b));
-    }
-  }
-  return order;
 }
 
 }  // namespace
@@ -75,16 +58,13 @@ Tensor ParallelLmHead::forward(ExecContext& ctx, const Tensor& x) const {
   if (!root) return Tensor();
   if (tokens <= 1) return gathered.reshape({tokens, vocab});
 
-  // Rank by rank -> row by row, as one gather of blocks: 128 elements for every real vocabulary.
-  int64_t block = 0;
-  for (const Range& range : vocab_ranges_) block = std::gcd(block, range.size());
-  const int64_t blocks = tokens * vocab / block;
-  SHOAL_CHECK(blocks <= std::numeric_limits<int32_t>::max(), "{} blocks of logits", blocks);
-  const std::vector<int32_t> order = row_major_order(vocab_ranges_, tokens, block);
+  // Rank by rank -> row by row.
   const Tensor out = ctx.workspace.tensor(DType::kF32, {tokens, vocab});
-  ctx.ops.gather_rows(gathered.reshape({blocks, block}),
-                      ctx.workspace.from_host(DType::kI32, order.data(), {blocks}),
-                      out.reshape({blocks, block}));
+  for (const Range& range : vocab_ranges_) {
+    if (range.size() == 0) continue;
+    const Tensor part = gathered.slice(0, tokens * range.begin, tokens * range.end);
+    ctx.ops.copy(part.reshape({tokens, range.size()}), out.slice(1, range.begin, range.end));
+  }
   return out;
 }
 

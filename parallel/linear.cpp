@@ -22,8 +22,8 @@ Tensor Linear::forward(ExecContext& ctx, const Tensor& x) const {
 }
 
 void ReplicatedLinear::load(WeightSource& source, const std::string& name, int64_t n, int64_t k,
-                            bool bias) {
-  weight_ = source.matrix(name, n, k, {0, n}, {0, k});
+                            bool bias, bool keep_f32) {
+  weight_ = source.matrix(name, n, k, {0, n}, {0, k}, keep_f32);
   if (bias) bias_ = source.vector(name + ".bias", n, {0, n});
 }
 
