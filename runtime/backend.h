@@ -50,7 +50,10 @@ class RankRuntime {
   std::unique_ptr<Workspace> workspace_;
 };
 
-// "cuda: not built in (...)", one line for start-up logs and --version.
+// Whether this build can run more than one rank.
+bool multi_rank_supported();
+
+// One line for start-up logs and `shoal version`: the back ends of this build and machine.
 std::string backend_summary();
 
 }  // namespace shoal

@@ -2,6 +2,7 @@
 // returns the logits on rank 0.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "runtime/backend.h"
@@ -12,11 +13,13 @@ namespace shoal {
 
 class ModelRunner {
  public:
-  // `rank` and `model` must outlive the runner.
-  ModelRunner(RankRuntime& rank, Model& model, int32_t page_size, int32_t num_pages);
+  // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (F32 | BF16).
+  ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType kv_dtype,
+              int32_t page_size, int32_t num_pages);
 
-  // Rank 0: the logits of every sampled slice's last row (of every row of an all_logits slice), in
-  // plan order: [rows, vocab], host memory valid until the next call. Other ranks: empty.
+  // Rank 0: the logits of every sampled slice's last row (of every row of an all_logits slice):
+  // [rows, vocab], host memory valid until the next call; in plan order, under DP attention ordered
+  // by the slices' dp_rank first. Other ranks: empty.
   // A collective call: all ranks run the same plan.
   std::span<const float> run(const StepPlan& plan);
 
@@ -25,8 +28,11 @@ class ModelRunner {
   int64_t kv_cache_bytes() const { return kv_cache_bytes_; }
 
  private:
+  ModelBatch make_batch(const StepPlan& plan);
+
   RankRuntime& rank_;
   Model& model_;
+  const ParallelLayout layout_;
   int32_t page_size_;
   int32_t num_pages_;
   int64_t kv_cache_bytes_ = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "parallel/exec_context.h"
@@ -71,7 +72,12 @@ struct ModelOptions {
 
 // Builds the model for config.architecture and loads this rank's weights from `source`. Throws
 // InvalidInput when the layout does not fit (more ranks than heads or experts).
+// `ctx` computes derived weights (the absorbed forms of MLA).
 std::unique_ptr<Model> make_model(const ModelConfig& config, const ParallelLayout& layout,
-                                  const ModelOptions& options, WeightSource& source);
+                                  const ModelOptions& options, WeightSource& source,
+                                  ExecContext& ctx);
+
+// Copies host values to a device tensor of F32 or BF16 (rounded) of as many elements.
+void store_values(Device& device, std::span<const float> values, const Tensor& out);
 
 }  // namespace shoal

@@ -1,0 +1,100 @@
+#include "runtime/model/decoder.h"
+
+#include <numeric>
+
+#include "runtime/model/rope.h"
+
+namespace shoal {
+
+Range attention_heads_of(const ModelConfig& config, const ParallelLayout& layout) {
+  if (layout.dp_attention) return {0, config.num_attention_heads};
+  if (layout.size > config.num_attention_heads) {
+    throw_invalid("--tensor-parallel-size {}: the model has {} attention heads; use at most that many "
+                  "ranks",
+                  layout.size, config.num_attention_heads);
+  }
+  return split_evenly(config.num_attention_heads, layout.size)[layout.rank];
+}
+
+Tensor load_rope_table(const ModelConfig& config, const ModelOptions& options, int64_t dim,
+                       WeightSource& source, Device& device) {
+  Tensor table = source.allocate("rope table", DType::kF32, {options.max_model_len, dim});
+  store_values(device, rope_table(config, dim, options.max_model_len), table);
+  return table;
+}
+
+Decoder::Decoder(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
+                 std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row)
+    : config_(config), layout_(layout), cache_row_(cache_row), layers_(std::move(layers)) {
+  const int64_t hidden = config.hidden_size, vocab = config.vocab_size;
+  const ShardTable vocab_ranges = split_evenly(vocab, layout.size);
+  embed_tokens_.load(source, "model.embed_tokens", vocab, hidden, vocab_ranges, layout.rank);
+  norm_ = source.vector("model.norm.weight", hidden, {0, hidden});
+  if (config.tie_word_embeddings) {
+    lm_head_.tie(embed_tokens_, vocab_ranges);
+  } else {
+    lm_head_.load(source, "lm_head", vocab, hidden, vocab_ranges, layout.rank);
+  }
+}
+
+Tensor Decoder::embed(ExecContext& ctx, const ModelBatch& batch) const {
+  if (!layout_.dp_attention) return embed_tokens_.forward(ctx, batch.token_ids);
+  // Each rank holds some rows of the table: all ranks look up everybody's tokens.
+  Tensor ids = gather_tokens(ctx, batch.token_ids.reshape({batch.num_tokens, 1}), batch.tokens_per_rank);
+  Tensor all = embed_tokens_.forward(ctx, ids.reshape({ids.dim(0)}));
+  const int64_t begin = std::accumulate(batch.tokens_per_rank.begin(),
+                                        batch.tokens_per_rank.begin() + layout_.rank, int64_t{0});
+  return all.slice(0, begin, begin + batch.num_tokens);
+}
+
+Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) {
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  Tensor residual = embed(ctx, batch);  // [T, hidden]
+  Tensor h = ctx.workspace.tensor(DType::kF32, {batch.num_tokens, config_.hidden_size});
+  ctx.ops.rms_norm(residual, layers_.front().input_layernorm, eps, h);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const DecoderLayer& layer = layers_[i];
+    const Tensor& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
+    Workspace::Scope scope(ctx.workspace);
+    Tensor attn = layer.self_attn->forward(ctx, h, batch, cache.layers[i]);  // [T, hidden]
+    if (!layout_.dp_attention) ctx.comm.all_reduce_sum(attn);
+    ctx.ops.add_rms_norm(attn, residual, layer.post_attention_layernorm, eps, h);
+    Tensor mlp = layer.mlp->forward(ctx, h, batch);  // [T, hidden]
+    ctx.ops.add_rms_norm(mlp, residual, next_norm, eps, h);
+  }
+  return logits(ctx, batch, h);
+}
+
+Tensor Decoder::logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const {
+  Tensor rows = ctx.workspace.tensor(DType::kF32, {batch.logits_rows.dim(0), config_.hidden_size});
+  ctx.ops.gather_rows(hidden, batch.logits_rows, rows);
+  if (layout_.dp_attention) rows = gather_tokens(ctx, rows, batch.logits_per_rank);
+  return lm_head_.forward(ctx, rows);
+}
+
+void store_values(Device& device, std::span<const float> values, const Tensor& out) {
+  SHOAL_CHECK(static_cast<int64_t>(values.size()) == out.num_elements() && out.contiguous(),
+              "{} values for {}", values.size(), out.shape_string());
+  if (out.dtype == DType::kF32) {
+    device.copy_to_device(out.data, values.data(), values.size_bytes());
+    return;
+  }
+  SHOAL_CHECK(out.dtype == DType::kBF16, "values stored as {}", out.shape_string());
+  std::vector<BF16> rounded(values.size());
+  for (size_t i = 0; i < values.size(); ++i) rounded[i] = to_bf16(values[i]);
+  device.copy_to_device(out.data, rounded.data(), rounded.size() * sizeof(BF16));
+}
+
+std::unique_ptr<Model> make_model(const ModelConfig& config, const ParallelLayout& layout,
+                                  const ModelOptions& options, WeightSource& source,
+                                  ExecContext& ctx) {
+  switch (config.architecture) {
+    case Architecture::kDeepseekV2:
+    case Architecture::kDeepseekV3: return make_deepseek(config, layout, options, source, ctx);
+    case Architecture::kQwen2:
+    case Architecture::kLlama: return make_dense(config, layout, options, source, ctx);
+  }
+  SHOAL_CHECK(false, "architecture {}", config.architecture_name);
+}
+
+}  // namespace shoal
