@@ -36,7 +36,7 @@ struct StepPlan {
   uint64_t number = 0;
   StepKind kind = StepKind::kRun;
   ExpertExchange exchange = ExpertExchange::kReplicated;
-  std::vector<SequenceSlice> slices;  // absorbed ones first
+  std::vector<SequenceSlice> slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
 
   int64_t num_tokens() const {
     int64_t n = 0;
