@@ -95,10 +95,15 @@ def templates(data: pathlib.Path) -> dict:
     kept = "{%- if ns.is_tool %}{{'<｜tool▁outputs▁end｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}{%- set ns.is_tool = false -%}{%- else %}{{'<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}{%- endif %}"
     assert v3["chat_template"].count(kept) == 1, "the V3 template changed, adapt the R1 derivation"
     drop = "{% set content = message['content'] %}{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
-    r1 = dict(v3, chat_template=v3["chat_template"].replace(kept, drop + kept.replace("message['content']", "content")))
+    r1 = dict(
+        v3,
+        chat_template=v3["chat_template"].replace(kept, drop + kept.replace("message['content']", "content")),
+    )
     prompt = "{{'<｜Assistant｜>'}}{% endif %}"
     assert r1["chat_template"].endswith(prompt)
-    distill = dict(r1, chat_template=r1["chat_template"][: -len(prompt)] + "{{'<｜Assistant｜><think>\\n'}}{% endif %}")
+    distill = dict(
+        r1, chat_template=r1["chat_template"][: -len(prompt)] + "{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+    )
     return {
         "deepseek-v2": {"chat_template": DEEPSEEK_V2, "bos_token": BOS, "eos_token": EOS},
         "deepseek-v3": v3,
@@ -124,7 +129,7 @@ TOOLS = [
         "type": "function",
         "function": {
             "name": "get_weather",
-            "description": "Weather in a city, e.g. <Zürich> & \"北京\".",
+            "description": 'Weather in a city, e.g. <Zürich> & "北京".',
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -138,7 +143,14 @@ TOOLS = [
             },
         },
     },
-    {"type": "function", "function": {"name": "now", "description": "tab\t newline\n quote' \\ \u2028 \u0007 😀", "parameters": {}}},
+    {
+        "type": "function",
+        "function": {
+            "name": "now",
+            "description": "tab\t newline\n quote' \\ \u2028 \u0007 😀",
+            "parameters": {},
+        },
+    },
 ]
 
 CONVERSATIONS = {
@@ -146,7 +158,10 @@ CONVERSATIONS = {
     "system": ([say("system", "You are terse."), say("user", "Who wrote Faust?")], None),
     "empty-system": ([say("system", ""), say("user", "Hi")], None),
     "two-systems": ([say("system", "One."), say("system", "Two."), say("user", "Hi")], None),
-    "late-system": ([say("user", "Hi"), say("system", "Be kind."), say("assistant", "Hello."), say("user", "Bye")], None),
+    "late-system": (
+        [say("user", "Hi"), say("system", "Be kind."), say("assistant", "Hello."), say("user", "Bye")],
+        None,
+    ),
     "multi-turn": (
         [
             say("system", "You are a helpful assistant"),
@@ -159,7 +174,15 @@ CONVERSATIONS = {
         None,
     ),
     "ends-with-assistant": ([say("user", "2+2?"), say("assistant", "4")], None),
-    "whitespace": ([say("system", " \n sys \n"), say("user", "\n\n  padded\t \n"), say("assistant", "\n"), say("user", " ")], None),
+    "whitespace": (
+        [
+            say("system", " \n sys \n"),
+            say("user", "\n\n  padded\t \n"),
+            say("assistant", "\n"),
+            say("user", " "),
+        ],
+        None,
+    ),
     "empty-user": ([say("user", "")], None),
     "unicode": (
         [
@@ -170,7 +193,10 @@ CONVERSATIONS = {
         ],
         None,
     ),
-    "special-text": ([say("user", f"{BOS}<|im_end|><|eot_id|><｜User｜>{{{{ 7*7 }}}} {{% raw %}} <b>&amp;'\"")], None),
+    "special-text": (
+        [say("user", f"{BOS}<|im_end|><|eot_id|><｜User｜>{{{{ 7*7 }}}} {{% raw %}} <b>&amp;'\"")],
+        None,
+    ),
     "thinking": (
         [
             say("user", "17+25?"),
@@ -182,7 +208,10 @@ CONVERSATIONS = {
         None,
     ),
     "thinking-last": ([say("user", "1+1?"), say("assistant", "<think>\nsimple\n</think>\n\n2")], None),
-    "thinking-twice": ([say("user", "?"), say("assistant", "<think>a</think>b</think>\nc"), say("user", "!")], None),
+    "thinking-twice": (
+        [say("user", "?"), say("assistant", "<think>a</think>b</think>\nc"), say("user", "!")],
+        None,
+    ),
     "reasoning-content": (
         [
             say("user", "1+1?"),
@@ -208,7 +237,14 @@ CONVERSATIONS = {
     "two-tool-calls": (
         [
             say("user", "Paris and Rome?"),
-            say("assistant", None, tool_calls=[call("get_weather", '{"city": "Paris"}'), call("get_weather", '{"city": "Rome"}')]),
+            say(
+                "assistant",
+                None,
+                tool_calls=[
+                    call("get_weather", '{"city": "Paris"}'),
+                    call("get_weather", '{"city": "Rome"}'),
+                ],
+            ),
             say("tool", "21"),
             say("tool", "25"),
         ],
@@ -217,7 +253,11 @@ CONVERSATIONS = {
     "tool-call-with-content": (
         [
             say("user", "Weather in Paris?"),
-            say("assistant", "Let me look.", tool_calls=[call("get_weather", {"city": "Paris", "days": 3, "scale": 1.0, "ok": True})]),
+            say(
+                "assistant",
+                "Let me look.",
+                tool_calls=[call("get_weather", {"city": "Paris", "days": 3, "scale": 1.0, "ok": True})],
+            ),
             say("tool", "sunny", name="get_weather"),
             say("assistant", "<think>\nsunny it is\n</think>\n\nSunny."),
             say("user", "Tomorrow?"),
@@ -227,7 +267,14 @@ CONVERSATIONS = {
     "tool-calls-empty-content": (
         [
             say("user", "Both?"),
-            say("assistant", "", tool_calls=[call("now", {}), {"name": "get_weather", "arguments": {"city": "北京", "unit": None}}]),
+            say(
+                "assistant",
+                "",
+                tool_calls=[
+                    call("now", {}),
+                    {"name": "get_weather", "arguments": {"city": "北京", "unit": None}},
+                ],
+            ),
             say("tool", "12:00"),
             say("tool", "雨"),
             say("assistant", "Noon, and rain."),
@@ -239,7 +286,16 @@ CONVERSATIONS = {
 }
 
 FEATURE_CONVERSATIONS = {
-    "features": ([say("system", "be: brief"), say("skip", "x"), say("user", "good: morning: sun", name="anna maria"), say("stop", "y"), say("user", "z")], TOOLS),
+    "features": (
+        [
+            say("system", "be: brief"),
+            say("skip", "x"),
+            say("user", "good: morning: sun", name="anna maria"),
+            say("stop", "y"),
+            say("user", "z"),
+        ],
+        TOOLS,
+    ),
     "features-empty": ([say("user", "")], None),
     "features-error": ([say("narrator", "x")], None),
 }
@@ -288,7 +344,9 @@ def build(all_templates: dict) -> dict:
 
 def main() -> int:
     here = pathlib.Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=pathlib.Path, help="folder with the real tokenizer folders")
     parser.add_argument("--out", type=pathlib.Path, default=here / "golden.json")
     parser.add_argument("--check", action="store_true", help="render again and compare with --out")
@@ -297,17 +355,23 @@ def main() -> int:
         golden = json.loads(args.out.read_text(encoding="utf-8"))
         fresh = json.loads(json.dumps(build(golden["templates"])))
         same = fresh == golden
-        print(f"{len(golden['cases'])} cases, {len(golden['error_cases'])} error cases: {'same' if same else 'DIFFERENT'}")
+        print(
+            f"{len(golden['cases'])} cases, {len(golden['error_cases'])} error cases: {'same' if same else 'DIFFERENT'}"
+        )
         return 0 if same else 1
     if args.data is None:
         parser.error("--data is needed unless --check is given")
     golden = build(templates(args.data))
     # One case a line: small, and a changed case shows as one line in a diff.
-    dump = lambda value: json.dumps(value, ensure_ascii=False)  # noqa: E731
+    dump = lambda value: json.dumps(value, ensure_ascii=False)  
     args.out.write_text(
-        '{"templates": ' + json.dumps(golden["templates"], ensure_ascii=False, indent=1)
-        + ',\n"cases": [\n' + ",\n".join(map(dump, golden["cases"]))
-        + '\n],\n"error_cases": [\n' + ",\n".join(map(dump, golden["error_cases"])) + "\n]}\n",
+        '{"templates": '
+        + json.dumps(golden["templates"], ensure_ascii=False, indent=1)
+        + ',\n"cases": [\n'
+        + ",\n".join(map(dump, golden["cases"]))
+        + '\n],\n"error_cases": [\n'
+        + ",\n".join(map(dump, golden["error_cases"]))
+        + "\n]}\n",
         encoding="utf-8",
     )
     print(f"{args.out}: {len(golden['cases'])} cases, {len(golden['error_cases'])} error cases")

@@ -12,6 +12,7 @@ post_processor, decoder and kinds of added tokens are taken over, only vocabular
 
 import argparse
 import gzip
+import importlib
 import inspect
 import json
 import pathlib
@@ -19,10 +20,9 @@ import random
 import sys
 import unicodedata
 
+from sample_text import CODE, SENTENCES
 from tokenizers import Tokenizer, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-
-from sample_text import CODE, SENTENCES
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = {"deepseek": "deepseek-v3-tokenizer", "llama3": "llama3-tokenizer", "qwen": "qwen3-tokenizer"}
@@ -32,13 +32,14 @@ VOCAB = 3000
 # Training
 
 
-def corpus():
-    import argparse as a, asyncio as b, collections as c, json as d, logging as e, os as f, random as g, re as h, socket as i
-    import statistics as j, string as k, subprocess as l, threading as m, typing as n, unittest as o, urllib.parse as p
+DOCUMENTED = """argparse asyncio collections json logging os random re socket statistics string subprocess
+threading typing unittest urllib.parse""".split()
 
+
+def corpus():
     yield from SENTENCES * 4
     yield from CODE * 4
-    for module in (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p):
+    for module in map(importlib.import_module, DOCUMENTED):
         for _, member in sorted(vars(module).items()):
             doc = inspect.getdoc(member) if callable(member) else None
             if doc:
@@ -55,7 +56,13 @@ def train(family: str, data: pathlib.Path) -> None:
     placeholder = [t for t in back if "holder" in t["content"] or "reserved" in t["content"]]
     back = [t for t in back if t not in placeholder[6:]]
 
-    blank = dict(real, added_tokens=[], post_processor=None, decoder=None, model=dict(real["model"], vocab={}, merges=[]))
+    blank = dict(
+        real,
+        added_tokens=[],
+        post_processor=None,
+        decoder=None,
+        model=dict(real["model"], vocab={}, merges=[]),
+    )
     tokenizer = Tokenizer.from_str(json.dumps(blank))
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
@@ -100,11 +107,59 @@ FB50-FDFF FE20-FE6F FF01-FFEE 10000-100FA 10280-1031F 10330-103D5 10400-1049D 10
 11000-1106F 11080-110C1 12000-1236E 13000-1342E 16800-16A38 1B000-1B11E 1D100-1D1E8 1D400-1D7FF 1E900-1E95F
 1EE00-1EEF1 1F000-1F0FF 1F100-1F1FF 20000-2A6D6 E000-F8FF E0100-E01EF""".split()
 
-SPACES = [chr(c) for c in (9, 10, 11, 12, 13, 0x1C, 0x1D, 0x1E, 0x1F, 32, 0x85, 0xA0, 0x1680, 0x180E, *range(0x2000, 0x2010),
-                           0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF)]
-EMOJI = "😀 🤣 👍 👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🏴‍☠️ 🇩🇪 🇺🇸🇫🇷 🇯 1️⃣ #️⃣ ❤️ ❤ ☺︎ 👨🏿‍💻 🧑‍🚀 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🫠 ✈️ ⌚ ™️ © 🀄 🃏 👁️‍🗨️ 🤷🏻‍♀️".split(" ")
+SPACES = [
+    chr(c)
+    for c in (
+        9,
+        10,
+        11,
+        12,
+        13,
+        0x1C,
+        0x1D,
+        0x1E,
+        0x1F,
+        32,
+        0x85,
+        0xA0,
+        0x1680,
+        0x180E,
+        *range(0x2000, 0x2010),
+        0x2028,
+        0x2029,
+        0x202F,
+        0x205F,
+        0x2060,
+        0x3000,
+        0xFEFF,
+    )
+]
+EMOJI = "😀 🤣 👍 👍🏽 👩‍👩‍👧‍👦 🏳️‍🌈 🏴‍☠️ 🇩🇪 🇺🇸🇫🇷 🇯 1️⃣ #️⃣ ❤️ ❤ ☺︎ 👨🏿‍💻 🧑‍🚀 🏴󠁧󠁢󠁥󠁮󠁧󠁿 🫠 ✈️ ⌚ ™️ © 🀄 🃏 👁️‍🗨️ 🤷🏻‍♀️".split(
+    " "
+)
 WORDS = "the of user function Return value x y1 fooBar snake_case HTTPServer don't I'll É été naïve Straße ΑΒΓ привет 你好 こんにちは カタカナ 안녕 مرحبا שלום नमस्ते สวัสดี".split()
-SUFFIXES = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", "'Ve", "'M", "'LL", "'D", "'\u017f", "\u2019s", "''s", "'x", "'l", "'"]
+SUFFIXES = [
+    "'s",
+    "'t",
+    "'re",
+    "'ve",
+    "'m",
+    "'ll",
+    "'d",
+    "'S",
+    "'T",
+    "'RE",
+    "'Ve",
+    "'M",
+    "'LL",
+    "'D",
+    "'\u017f",
+    "\u2019s",
+    "''s",
+    "'x",
+    "'l",
+    "'",
+]
 
 
 def strings(special: list[str]) -> list[str]:
@@ -129,13 +184,20 @@ def strings(special: list[str]) -> list[str]:
         return text[start : start + rng.randint(1, most)]
 
     def spaces():
-        return pick([" ", "\n", "\t", "\r\n", " \n", "\n\n"]) * rng.randint(1, 6) if rng.random() < 0.6 else "".join(
-            pick(SPACES) for _ in range(rng.randint(1, 4)))
+        return (
+            pick([" ", "\n", "\t", "\r\n", " \n", "\n\n"]) * rng.randint(1, 6)
+            if rng.random() < 0.6
+            else "".join(pick(SPACES) for _ in range(rng.randint(1, 4)))
+        )
 
     def digits():
         zero = pick([0x30] * 8 + [0x660, 0x966, 0x9E6, 0xFF10, 0x1D7CE])
         run = "".join(chr(zero + rng.randrange(10)) for _ in range(rng.randint(1, 13)))
-        return run if rng.random() < 0.5 else run[:3] + pick([",", ".", "_", "-", " ", "e", "²", "½", "Ⅷ", ":", "/", "%"]) + run[3:]
+        return (
+            run
+            if rng.random() < 0.5
+            else run[:3] + pick([",", ".", "_", "-", " ", "e", "²", "½", "Ⅷ", ":", "/", "%"]) + run[3:]
+        )
 
     def code():
         return cut(pick(CODE))
@@ -147,24 +209,70 @@ def strings(special: list[str]) -> list[str]:
         return pick(WORDS) + pick(SUFFIXES) + pick(["", " ", "x", "s"])
 
     def punctuation():
-        return "".join(pick("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~«»…—‘’“”¿¡、。「」！？€£¥§±×÷≠∞→") for _ in range(rng.randint(1, 6)))
+        return "".join(
+            pick("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~«»…—‘’“”¿¡、。「」！？€£¥§±×÷≠∞→")
+            for _ in range(rng.randint(1, 6))
+        )
 
     def marks():
-        base = pick(["e", "a", "O", "ñ", "ữ", "Å", "ﬁ", "각", "か", "ก", "क", "\u1112\u1161\u11ab", "\u0344", "Ω", "K"])
-        text = base + "".join(chr(rng.randint(0x300, 0x345)) for _ in range(rng.randint(0, 3))) + pick(["", "x", " ", "が", "\u3099"])
-        return unicodedata.normalize(pick(["NFC", "NFD", "NFKC", "NFKD"]), text) if rng.random() < 0.5 else text
+        base = pick(
+            [
+                "e",
+                "a",
+                "O",
+                "ñ",
+                "ữ",
+                "Å",
+                "ﬁ",
+                "각",
+                "か",
+                "ก",
+                "क",
+                "\u1112\u1161\u11ab",
+                "\u0344",
+                "Ω",
+                "K",
+            ]
+        )
+        text = (
+            base
+            + "".join(chr(rng.randint(0x300, 0x345)) for _ in range(rng.randint(0, 3)))
+            + pick(["", "x", " ", "が", "\u3099"])
+        )
+        return (
+            unicodedata.normalize(pick(["NFC", "NFD", "NFKC", "NFKD"]), text) if rng.random() < 0.5 else text
+        )
 
     def word():
         return pick([" ", "", "", "\n", "-"]) + pick(WORDS)
 
     def with_special():
-        return pick(["", " ", "a", "\n", "1"]) + pick(special) + pick(["", " ", "b", "\n", "2", pick(special), "<|", "｜>"])
+        return (
+            pick(["", " ", "a", "\n", "1"])
+            + pick(special)
+            + pick(["", " ", "b", "\n", "2", pick(special), "<|", "｜>"])
+        )
 
-    kinds = [(script, 2200), (lambda: cut(pick(SENTENCES), 48), 1800), (code, 700), (digits, 700), (emoji, 400),
-             (contraction, 500), (punctuation, 500), (marks, 700), (with_special, 700)]
+    kinds = [
+        (script, 2200),
+        (lambda: cut(pick(SENTENCES), 48), 1800),
+        (code, 700),
+        (digits, 700),
+        (emoji, 400),
+        (contraction, 500),
+        (punctuation, 500),
+        (marks, 700),
+        (with_special, 700),
+    ]
     out += ["", *map(chr, range(0x250)), *SPACES, *(s + "a" for s in SPACES), *("a" + s for s in SPACES)]
-    out += ["a" * n for n in (2, 3, 7, 64, 500)] + [" " * n for n in (2, 3, 7, 64, 300)] + ["\n" * n for n in (2, 3, 9, 40)]
-    out += [token for token in special] + [token[:-1] for token in special] + [token + " x" for token in special]
+    out += (
+        ["a" * n for n in (2, 3, 7, 64, 500)]
+        + [" " * n for n in (2, 3, 7, 64, 300)]
+        + ["\n" * n for n in (2, 3, 9, 40)]
+    )
+    out += (
+        [token for token in special] + [token[:-1] for token in special] + [token + " x" for token in special]
+    )
     for kind, count in kinds:
         out += [kind() for _ in range(count)]
     out += [pick(WORDS) + spaces() + pick(WORDS + ["", "1", "."]) + pick(["", spaces()]) for _ in range(900)]
@@ -176,8 +284,23 @@ def strings(special: list[str]) -> list[str]:
 def invalid_utf8() -> list[bytes]:
     """Byte strings that are no UTF-8; their golden ids are those of bytes.decode(errors="replace")."""
     rng = random.Random(5)
-    out = [b"\xff", b"a\x80b", b"\xc3", b"\xc3(", b"\xe2\x82", b"\xe2\x82z", b"\xf0\x9f\x98", b"\xf0\x9f\x98\xf0\x9f\x98\x80",
-           b"\xc0\xaf", b"\xed\xa0\x80", b"\xed\xbf\xbf.", b"\xf4\x90\x80\x80", b"\xf8\x88\x80\x80\x80", b"\xe0\x80\xaf", b"\xfe\xff"]
+    out = [
+        b"\xff",
+        b"a\x80b",
+        b"\xc3",
+        b"\xc3(",
+        b"\xe2\x82",
+        b"\xe2\x82z",
+        b"\xf0\x9f\x98",
+        b"\xf0\x9f\x98\xf0\x9f\x98\x80",
+        b"\xc0\xaf",
+        b"\xed\xa0\x80",
+        b"\xed\xbf\xbf.",
+        b"\xf4\x90\x80\x80",
+        b"\xf8\x88\x80\x80\x80",
+        b"\xe0\x80\xaf",
+        b"\xfe\xff",
+    ]
     while len(out) < 300:
         data = bytearray((rng.choice(SENTENCES)[rng.randrange(40) :][: rng.randint(1, 9)]).encode())
         for _ in range(rng.randint(1, 3)):
@@ -221,7 +344,9 @@ def read_gz(path: pathlib.Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--check", action="store_true")
@@ -235,7 +360,11 @@ def main() -> int:
         return 0
     if args.check:
         lines = [json.loads(line) for line in read_gz(stored).splitlines()]
-        bad = [f for f in FAMILIES if encode_lines(HERE / f"{f}.tokenizer.json", lines) != read_gz(HERE / f"{f}.ids.gz")]
+        bad = [
+            f
+            for f in FAMILIES
+            if encode_lines(HERE / f"{f}.tokenizer.json", lines) != read_gz(HERE / f"{f}.ids.gz")
+        ]
         print(f"{len(lines)} strings, tokenizers that differ: {bad or 'none'}")
         return 1 if bad else 0
     if args.train:
