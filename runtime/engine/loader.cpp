@@ -1,0 +1,102 @@
+#include "runtime/engine/loader.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+
+#include "runtime/model/gqa_attention.h"
+#include "runtime/model/decoder.h"
+
+namespace shoal {
+namespace {
+
+DType parse_dtype(const std::string& flag, const std::string& value, DType automatic) {
+  if (value == "auto") return automatic;
+  if (value == "float32") return DType::kF32;
+  if (value == "bfloat16") return DType::kBF16;
+  throw_invalid("{} {}: use auto, float32 or bfloat16", flag, value);
+}
+
+int64_t available_memory_bytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    if (key != "MemAvailable:") continue;
+    int64_t kib = 0;
+    meminfo >> kib;
+    return kib * 1024;
+  }
+  return int64_t{4} << 30;
+}
+
+int64_t kv_bytes_per_token(const ModelConfig& config, const ParallelLayout& layout, DType dtype) {
+  const int64_t kv_heads =
+      config.is_mla() ? 0 : kv_heads_of(config, attention_heads_of(config, layout)).size();
+  return config.num_hidden_layers * kv_bytes_per_token_layer(config, kv_heads, dtype);
+}
+
+// Sets max_model_len and num_pages.
+void size_kv_cache(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) {
+  constexpr int64_t kDefaultBytes = int64_t{4} << 30;
+  const int64_t page = options.page_size;
+  if (page <= 0 || page > 1024) throw_invalid("--block-size {}: use 1 to 1024", page);
+  const int64_t model_len = m.config.max_position_embeddings;
+  if (options.max_model_len > model_len) {
+    throw_invalid("--max-model-len {}: the model's max_position_embeddings is {}",
+                  options.max_model_len, model_len);
+  }
+  const int64_t wanted_len = options.max_model_len > 0 ? options.max_model_len : model_len;
+  const int64_t per_token = kv_bytes_per_token(m.config, m.layout, m.kv_dtype);
+  int64_t tokens = options.kv_cache_tokens;
+  if (tokens <= 0) {
+    const int64_t bytes = options.kv_cache_memory_bytes > 0
+                              ? options.kv_cache_memory_bytes
+                              : std::min(kDefaultBytes, available_memory_bytes() / rank.size() / 4);
+    // More than every sequence at its longest would never be used.
+    const int64_t most = options.max_num_seqs * ((wanted_len + page - 1) / page * page);
+    tokens = std::min(bytes / per_token, most);
+  }
+  const int64_t pages = rank.group().min(
+      std::min<int64_t>((tokens + page - 1) / page, std::numeric_limits<int32_t>::max() / page));
+  if (pages < 1) throw_invalid("--kv-cache-memory: too small for one page of {} tokens", page);
+  m.num_pages = static_cast<int32_t>(pages);
+  if (options.max_model_len > pages * page) {
+    throw_invalid("--max-model-len {}: the KV cache holds {} tokens ({} bytes a token); give "
+                  "--kv-cache-memory {} or more, or a smaller --max-model-len",
+                  options.max_model_len, pages * page, per_token, per_token * options.max_model_len);
+  }
+  m.max_model_len = std::min(wanted_len, pages * page);
+}
+
+}  // namespace
+
+std::unique_ptr<LoadedModel> load_model(
+    RankRuntime& rank, const LoadOptions& options,
+    const std::function<void(uint64_t, uint64_t)>& progress) {
+  const auto start = std::chrono::steady_clock::now();
+  auto m = std::make_unique<LoadedModel>();
+  m->config = read_model_config(options.model_dir);
+  m->layout = {rank.rank(), rank.size(), options.dp_attention};
+  m->dtype = parse_dtype("--dtype", options.dtype,
+                         m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
+  m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);
+  size_kv_cache(options, rank, *m);
+
+  m->checkpoint = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
+  const uint64_t total = m->checkpoint->total_bytes() / rank.size();
+  m->source = std::make_unique<CheckpointSource>(
+      *m->checkpoint, m->config, rank.device(), m->dtype, [&](uint64_t bytes) {
+        if (progress) progress(std::min(bytes, total), total);
+      });
+  ExecContext ctx = rank.exec();
+  m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len}, *m->source, ctx);
+  check_all_used(*m->source, m->config);
+  m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->kv_dtype,
+                                            options.page_size, m->num_pages);
+  rank.group().barrier();
+  if (progress) progress(total, total);
+  m->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return m;
+}
+
+}  // namespace shoal

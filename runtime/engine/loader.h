@@ -1,0 +1,53 @@
+// Loader: from a model folder to a rank that can run steps. The one path that `shoal rank` and
+// `shoal logits` share.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/backend.h"
+#include "runtime/checkpoint/checkpoint_source.h"
+#include "runtime/checkpoint/safetensors.h"
+#include "runtime/engine/model_runner.h"
+#include "runtime/model/model.h"
+#include "runtime/model/model_config.h"
+
+namespace shoal {
+
+struct LoadOptions {
+  std::string model_dir;               // a folder
+  std::string dtype = "auto";          // auto (the checkpoint's) | float32 | bfloat16
+  std::string kv_cache_dtype = "auto"; // auto (dtype) | float32 | bfloat16
+  bool dp_attention = false;
+  int32_t page_size = 16;
+  int64_t max_model_len = 0;           // 0: the model's, or what the KV pages hold if that is less
+  int64_t max_num_seqs = 64;           // pages beyond max_num_seqs * max_model_len are not made
+  int64_t kv_cache_tokens = 0;         // per rank; 0: as many as kv_cache_memory_bytes hold
+  int64_t kv_cache_memory_bytes = 0;   // per rank; 0: a quarter of the free memory, 4 GiB at most
+};
+
+// What one rank holds. Not movable: the parts refer to each other.
+struct LoadedModel {
+  ModelConfig config;
+  ParallelLayout layout;
+  DType dtype = DType::kBF16;
+  DType kv_dtype = DType::kBF16;
+  int64_t max_model_len = 0;
+  int32_t num_pages = 0;
+  double load_seconds = 0;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<CheckpointSource> source;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ModelRunner> runner;
+};
+
+// Collective: all ranks load, and agree on the smallest number of KV pages. Throws InvalidInput.
+// `progress` (may be empty): bytes read and bytes to read of this rank, on the calling thread.
+std::unique_ptr<LoadedModel> load_model(
+    RankRuntime& rank, const LoadOptions& options,
+    const std::function<void(uint64_t bytes_read, uint64_t bytes_total)>& progress = {});
+
+}  // namespace shoal
