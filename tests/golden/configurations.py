@@ -318,7 +318,7 @@ CONFIGURATIONS = {
         "Qwen2 (R1 distill 14B, 32B): rope_theta 1e6, untied, 4 heads; F16; 2 shards",
     ),
     "llama3": (
-        llama(84, 2, 6),
+        llama(84, 2, 6, eos_token_id=[1, 2, 3]),
         1,
         "Llama 3.1 (R1 distill 8B, 70B): llama3 rope scaling, prompt past the original context; 6 heads on 2 kv heads",
     ),
