@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/engine/step_runner.h"
 #include "runtime/model/model.h"
 #include "runtime/scheduler/step_plan.h"
 
 namespace shoal {
 
-class ModelRunner {
+class ModelRunner : public StepRunner {
  public:
   // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (F32 | BF16).
   ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType kv_dtype,
@@ -21,7 +22,7 @@ class ModelRunner {
   // [rows, vocab], host memory valid until the next call; in plan order, under DP attention ordered
   // by the slices' dp_rank first. Other ranks: empty.
   // A collective call: all ranks run the same plan.
-  std::span<const float> run(const StepPlan& plan);
+  std::span<const float> run(const StepPlan& plan) override;
 
   int32_t page_size() const { return page_size_; }
   int32_t num_pages() const { return num_pages_; }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "runtime/request/request.h"
@@ -19,10 +20,16 @@ struct SampleResult {
   std::optional<TokenLogprobs> logprobs;
 };
 
+// Throws DeviceFault for logits that no model gives: NaN, +infinity, or nothing but -infinity.
+// Ids outside the vocabulary (in bias, tokens or end tokens) change nothing. A min_tokens mask that
+// would leave no token at all is not applied.
 SampleResult sample(std::span<const float> logits,     // [vocab]
                     const SamplingParams& params,
                     std::span<const int32_t> tokens,   // prompt and output so far
                     int32_t prompt_len,
                     std::span<const int32_t> end_token_ids);  // masked before min_tokens
+
+// Uniform in [0, 1), with 53 random bits: output `position` of the stream `seed`.
+double uniform_random(uint64_t seed, uint64_t position);
 
 }  // namespace shoal

@@ -1,22 +1,27 @@
 // Scheduler: decides what each step runs. Pure: no device, no clock, no thread; the engine calls it
-// from one thread. Continuous batching with chunked prefill: decodes first, then waiting prompts in
-// priority and arrival order while token budget, sequence slots and KV pages last. When pages run
-// out, the latest-arrived running sequence of the same pool is preempted: its pages are freed and it
-// is recomputed later (its tokens so far are kept, so its output does not change).
+// from one thread. Continuous batching with chunked prefill: decodes first, then prompts in progress,
+// then waiting ones in priority and arrival order while token budget, sequence slots and KV pages
+// last. A sequence gets the pages of all its tokens when it is admitted and one more whenever it has
+// filled one. When there is none, the running sequence of the same pool that ranks last (lowest
+// priority, then latest arrival) is preempted: its pages are freed and it is recomputed later (its
+// tokens so far are kept, so its output does not change). The first in rank is never preempted and
+// fits its pool alone, so it always completes: no deadlock, no starvation within a priority.
 //
 // Pages come from one pool per DP rank (one pool without DP attention). A prompt's full pages are
-// looked up in and entered into the prefix cache of its pool.
+// looked up in and entered into the prefix cache of its pool; pages with generated tokens are not,
+// because those were computed by the other form of attention, and a request's bits must not depend on
+// whether an earlier conversation is still cached. A prompt waits while a running one computes a page
+// that both share (so that n > 1 computes its prompt once).
+//
+// A plan costs O(running + admitted), and a prefix lookup for the first request that must wait.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
-#include <unordered_map>
+#include <span>
 #include <vector>
 
-#include "runtime/cache/block_allocator.h"
-#include "runtime/cache/prefix_cache.h"
 #include "runtime/request/request.h"
 #include "runtime/scheduler/step_plan.h"
 
@@ -42,10 +47,12 @@ struct SchedulerStats {
 
 class Scheduler {
  public:
+  // A sequence ends (kLength) where a pool ends, when that is before max_model_len.
   explicit Scheduler(SchedulerConfig config);
   ~Scheduler();
 
   // Throws InvalidInput when the request can never run (longer than max_model_len or than the pool).
+  // Its id must not be in use. Outputs count from prompt_len, also those of a replayed request.
   void add(Request request);
   // Frees its pages at once; false when it is unknown (finished, or never there). The engine calls
   // it only between steps.
@@ -53,6 +60,7 @@ class Scheduler {
   bool has_work() const;
 
   // The next step, or nothing to do. Every plan must be followed by apply() before the next plan.
+  // Numbered from 1; `exchange` is left to the engine.
   std::optional<StepPlan> plan();
 
   // `sampled`: for each slice of the plan with `sample`, in order, the token chosen (and its
@@ -63,9 +71,10 @@ class Scheduler {
   };
   std::vector<TokenEvent> apply(const StepPlan& plan, const std::vector<Sampled>& sampled);
 
-  // Tokens (prompt and output) of a sequence that is running: what penalties look at.
+  // Tokens (prompt and output) of a sequence: what penalties look at. Valid until apply or cancel.
   std::span<const int32_t> tokens(RequestId id) const;
   const Request& request(RequestId id) const;
+  std::vector<RequestId> ids() const;  // of all unfinished requests, first in rank first
 
   SchedulerStats stats() const;
 

@@ -1,0 +1,183 @@
+#include "runtime/engine/engine.h"
+
+#include <chrono>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "runtime/sampling/sampler.h"
+
+namespace shoal {
+
+Engine::Engine(EngineConfig config, ProcessGroup& group, StepRunner& runner, EventSink sink)
+    : config_(std::move(config)),
+      group_(group),
+      runner_(runner),
+      sink_(std::move(sink)),
+      scheduler_(config_.scheduler) {
+  SHOAL_CHECK(config_.vocab_size > 0, "vocab_size {}", config_.vocab_size);
+  stats_.scheduler = scheduler_.stats();
+}
+
+void Engine::submit(Request request) {
+  const std::lock_guard lock(mutex_);
+  submitted_.push_back(std::move(request));
+  wake_.notify_one();
+}
+
+void Engine::cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  cancelled_.push_back(id);
+  wake_.notify_one();
+}
+
+void Engine::stop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  wake_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Engine::run() {
+  while (take_inbox()) {
+    if (std::optional<StepPlan> plan = scheduler_.plan()) step(*plan);
+  }
+  std::vector<TokenEvent> events;
+  for (RequestId id : scheduler_.ids()) {
+    scheduler_.cancel(id);
+    events.push_back({.id = id, .finish_reason = FinishReason::kAbort});
+  }
+  if (!events.empty()) sink_(std::move(events));
+  publish_stats(nullptr, 0, 0);
+  StepPlan shutdown;
+  shutdown.number = last_step_ + 1;
+  shutdown.kind = StepKind::kShutdown;
+  std::vector<std::byte> message = shutdown.serialize();
+  group_.broadcast(message);
+}
+
+// Waits for work; false when it is time to stop.
+bool Engine::take_inbox() {
+  std::vector<Request> submitted;
+  std::vector<RequestId> cancelled;
+  bool stopping;
+  {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] {
+      return stopping_ || !submitted_.empty() || !cancelled_.empty() || scheduler_.has_work();
+    });
+    submitted = std::exchange(submitted_, {});
+    cancelled = std::exchange(cancelled_, {});
+    stopping = stopping_;
+  }
+  std::vector<TokenEvent> events;
+  for (Request& request : submitted) {
+    const RequestId id = request.id;
+    try {
+      check_token_ids(request);
+      scheduler_.add(std::move(request));
+    } catch (const InvalidInput& e) {
+      events.push_back({.id = id, .finish_reason = FinishReason::kError, .error = e.what()});
+    }
+  }
+  for (RequestId id : cancelled) {
+    if (scheduler_.cancel(id)) events.push_back({.id = id, .finish_reason = FinishReason::kAbort});
+  }
+  if (!submitted.empty() || !cancelled.empty()) publish_stats(nullptr, 0, 0);
+  if (!events.empty()) sink_(std::move(events));
+  return !stopping;
+}
+
+void Engine::check_token_ids(const Request& request) const {
+  const auto check = [&](const char* what, int32_t id) {
+    if (id < 0 || id >= config_.vocab_size) {
+      throw_invalid("{} {}: token ids are 0 to {}", what, id, config_.vocab_size - 1);
+    }
+  };
+  for (int32_t id : request.tokens) check("prompt token", id);
+  for (int32_t id : request.sampling.stop_token_ids) check("stop_token_ids", id);
+  for (const auto& [id, bias] : request.sampling.logit_bias) check("logit_bias", id);
+}
+
+ExpertExchange Engine::exchange_for(int64_t num_tokens) const {
+  switch (config_.exchange) {
+    case ExchangePolicy::kReplicated:
+      return ExpertExchange::kReplicated;
+    case ExchangePolicy::kAllToAll:
+      return ExpertExchange::kAllToAll;
+    case ExchangePolicy::kAuto:
+      break;
+  }
+  return num_tokens >= config_.all_to_all_min_tokens ? ExpertExchange::kAllToAll
+                                                     : ExpertExchange::kReplicated;
+}
+
+void Engine::step(StepPlan& plan) {
+  const auto start = std::chrono::steady_clock::now();
+  plan.exchange = exchange_for(plan.num_tokens());
+  if (group_.size() > 1) {
+    std::vector<std::byte> message = plan.serialize();
+    group_.broadcast(message);
+  }
+  const auto sampled = sample_all(plan, runner_.run(plan));
+  std::vector<TokenEvent> events = scheduler_.apply(plan, sampled);
+  last_step_ = plan.number;
+  publish_stats(&plan, sampled.size(),
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (!events.empty()) sink_(std::move(events));
+}
+
+std::vector<Scheduler::Sampled> Engine::sample_all(const StepPlan& plan,
+                                                   std::span<const float> logits) {
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  std::vector<Scheduler::Sampled> sampled;
+  std::vector<int32_t> end_token_ids;
+  for (const SequenceSlice& slice : plan.slices) {
+    if (!slice.sample) continue;
+    SHOAL_CHECK((sampled.size() + 1) * vocab <= logits.size(), "{} logits for more than {} rows",
+                logits.size(), sampled.size());
+    const Request& request = scheduler_.request(slice.request);
+    end_token_ids = request.sampling.stop_token_ids;
+    if (!request.sampling.ignore_eos) {
+      end_token_ids.insert(end_token_ids.end(), config_.scheduler.eos_token_ids.begin(),
+                           config_.scheduler.eos_token_ids.end());
+    }
+    SampleResult result =
+        sample(logits.subspan(sampled.size() * vocab, vocab), request.sampling,
+               scheduler_.tokens(slice.request), request.prompt_len, end_token_ids);
+    sampled.push_back({result.token, std::move(result.logprobs)});
+  }
+  return sampled;
+}
+
+void Engine::publish_stats(const StepPlan* plan, size_t num_sampled, double seconds) {
+  int64_t prompt_tokens = 0;
+  if (plan != nullptr) {
+    for (const SequenceSlice& s : plan->slices) {
+      if (!s.absorbed) prompt_tokens += static_cast<int64_t>(s.tokens.size());
+    }
+  }
+  SchedulerStats scheduler = scheduler_.stats();
+  const std::lock_guard lock(mutex_);
+  stats_.scheduler = scheduler;
+  if (plan == nullptr) return;
+  stats_.steps = plan->number;
+  stats_.prompt_tokens += prompt_tokens;
+  stats_.generated_tokens += static_cast<int64_t>(num_sampled);
+  stats_.last_step_seconds = seconds;
+}
+
+void run_worker(ProcessGroup& group, StepRunner& runner) {
+  for (;;) {
+    std::vector<std::byte> message;
+    group.broadcast(message);
+    const StepPlan plan = StepPlan::deserialize(message);
+    if (plan.kind == StepKind::kShutdown) return;
+    runner.run(plan);
+  }
+}
+
+}  // namespace shoal

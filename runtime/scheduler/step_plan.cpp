@@ -1,0 +1,122 @@
+#include "runtime/scheduler/step_plan.h"
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels/base/error.h"
+
+namespace shoal {
+namespace {
+
+// All ranks run the same binary on one kind of machine, so values travel in memory order.
+constexpr uint32_t kMagic = 0x314E4C50;  // "PLN1"
+constexpr uint8_t kAbsorbed = 1, kSample = 2, kAllLogits = 4;
+// request, dp_rank, first_position, flags, two counts.
+constexpr size_t kSliceHeader = 8 + 4 + 4 + 1 + 4 + 4;
+
+class Writer {
+ public:
+  template <typename T>
+  void put(T value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    put_bytes(&value, sizeof(T));
+  }
+  void put_all(const std::vector<int32_t>& values) {
+    put_bytes(values.data(), values.size() * sizeof(int32_t));
+  }
+  std::vector<std::byte> take() { return std::move(bytes_); }
+
+ private:
+  void put_bytes(const void* data, size_t size) {
+    const auto* begin = static_cast<const std::byte*>(data);
+    bytes_.insert(bytes_.end(), begin, begin + size);
+  }
+  std::vector<std::byte> bytes_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  size_t remaining() const { return bytes_.size(); }
+  template <typename T>
+  T get() {
+    T value;
+    get_bytes(&value, sizeof(T));
+    return value;
+  }
+  std::vector<int32_t> get_all(uint32_t count) {
+    SHOAL_CHECK(count <= remaining() / sizeof(int32_t), "{} values in {} bytes", count, remaining());
+    std::vector<int32_t> values(count);
+    get_bytes(values.data(), values.size() * sizeof(int32_t));
+    return values;
+  }
+
+ private:
+  void get_bytes(void* out, size_t size) {
+    SHOAL_CHECK(size <= remaining(), "{} bytes wanted, {} left", size, remaining());
+    if (size > 0) std::memcpy(out, bytes_.data(), size);
+    bytes_ = bytes_.subspan(size);
+  }
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace
+
+std::vector<std::byte> StepPlan::serialize() const {
+  Writer out;
+  out.put(kMagic);
+  out.put(number);
+  out.put(static_cast<uint8_t>(kind));
+  out.put(static_cast<uint8_t>(exchange));
+  out.put(static_cast<uint32_t>(slices.size()));
+  for (const SequenceSlice& s : slices) {
+    out.put(s.request);
+    out.put(s.dp_rank);
+    out.put(s.first_position);
+    out.put(static_cast<uint8_t>((s.absorbed ? kAbsorbed : 0) | (s.sample ? kSample : 0) |
+                                 (s.all_logits ? kAllLogits : 0)));
+    out.put(static_cast<uint32_t>(s.tokens.size()));
+    out.put(static_cast<uint32_t>(s.pages.size()));
+    out.put_all(s.tokens);
+    out.put_all(s.pages);
+  }
+  return out.take();
+}
+
+StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
+  Reader in(bytes);
+  StepPlan plan;
+  SHOAL_CHECK(in.get<uint32_t>() == kMagic, "not a step plan");
+  plan.number = in.get<uint64_t>();
+  const auto kind = in.get<uint8_t>();
+  SHOAL_CHECK(kind <= static_cast<uint8_t>(StepKind::kShutdown), "kind {}", kind);
+  plan.kind = static_cast<StepKind>(kind);
+  const auto exchange = in.get<uint8_t>();
+  SHOAL_CHECK(exchange <= static_cast<uint8_t>(ExpertExchange::kAllToAll), "exchange {}", exchange);
+  plan.exchange = static_cast<ExpertExchange>(exchange);
+  const auto num_slices = in.get<uint32_t>();
+  SHOAL_CHECK(num_slices <= in.remaining() / kSliceHeader, "{} slices in {} bytes", num_slices,
+              in.remaining());
+  plan.slices.resize(num_slices);
+  for (SequenceSlice& s : plan.slices) {
+    s.request = in.get<RequestId>();
+    s.dp_rank = in.get<int32_t>();
+    s.first_position = in.get<int32_t>();
+    SHOAL_CHECK(s.dp_rank >= 0 && s.first_position >= 0, "dp_rank {}, first_position {}", s.dp_rank,
+                s.first_position);
+    const auto flags = in.get<uint8_t>();
+    SHOAL_CHECK(flags <= (kAbsorbed | kSample | kAllLogits), "flags {}", flags);
+    s.absorbed = (flags & kAbsorbed) != 0;
+    s.sample = (flags & kSample) != 0;
+    s.all_logits = (flags & kAllLogits) != 0;
+    const auto num_tokens = in.get<uint32_t>();
+    const auto num_pages = in.get<uint32_t>();
+    SHOAL_CHECK(num_tokens > 0, "a slice without tokens");
+    s.tokens = in.get_all(num_tokens);
+    s.pages = in.get_all(num_pages);
+  }
+  SHOAL_CHECK(in.remaining() == 0, "{} bytes after the plan", in.remaining());
+  return plan;
+}
+
+}  // namespace shoal
