@@ -11,6 +11,10 @@ namespace {
 // the kernels' key block, so that the order of additions does not depend on where a chunk ends.
 constexpr int64_t kExpandChunk = 512;
 
+// DeepSeek's modeling code builds the two norms of the latents with RMSNorm's default, whatever
+// rms_norm_eps says.
+constexpr float kLatentNormEps = 1e-6f;
+
 }  // namespace
 
 MlaAttention::MlaAttention(const ModelConfig& c, const ModelOptions& options, const std::string& name,
@@ -21,7 +25,7 @@ MlaAttention::MlaAttention(const ModelConfig& c, const ModelOptions& options, co
       v_(c.v_head_dim),
       lora_(c.kv_lora_rank),
       interleave_(c.rope_interleave),
-      eps_(static_cast<float>(c.rms_norm_eps)),
+      eps_(kLatentNormEps),
       softmax_scale_(attention_softmax_scale(c)),
       rope_table_(rope_table),
       q_lora_(c.q_lora_rank > 0) {

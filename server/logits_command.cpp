@@ -1,0 +1,173 @@
+#include "server/logits_command.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "runtime/checkpoint/model_dir.h"
+#include "runtime/engine/loader.h"
+#include "server/launcher.h"
+
+namespace shoal {
+namespace {
+
+std::vector<int32_t> parse_tokens(const std::string& text) {
+  std::vector<int32_t> tokens;
+  const char* p = text.data();
+  const char* end = p + text.size();
+  while (p < end) {
+    int32_t value = 0;
+    const auto [next, error] = std::from_chars(p, end, value);
+    if (error != std::errc() || (next < end && *next != ',')) {
+      throw_invalid("--tokens {}: expected token ids as 1,2,3", text);
+    }
+    tokens.push_back(value);
+    p = next < end ? next + 1 : next;
+  }
+  if (tokens.empty()) throw_invalid("--tokens: give at least one token id");
+  return tokens;
+}
+
+// NumPy's format 1.0, little endian, C order: numpy.lib.format.
+class NpyWriter {
+ public:
+  NpyWriter(const std::string& path, int64_t rows, int64_t columns)
+      : path_(path), file_(std::fopen(path.c_str(), "wb"), &std::fclose) {
+    if (!file_) throw_invalid("--out {}: cannot be written", path);
+    std::string header = fmt::format(
+        "{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
+    constexpr size_t kPreamble = 10, kAlign = 64;  // the data begins at a multiple of 64
+    header.resize((kPreamble + header.size() + 1 + kAlign - 1) / kAlign * kAlign - kPreamble - 1, ' ');
+    header += '\n';
+    const unsigned char preamble[] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0,
+                                      static_cast<unsigned char>(header.size() & 255),
+                                      static_cast<unsigned char>(header.size() >> 8)};
+    write(preamble, sizeof(preamble));
+    write(header.data(), header.size());
+  }
+  void append(std::span<const float> values) { write(values.data(), values.size_bytes()); }
+  void close() {
+    if (std::fclose(file_.release()) != 0) throw_invalid("--out {}: writing failed", path_);
+  }
+
+ private:
+  void write(const void* data, size_t bytes) {
+    if (std::fwrite(data, 1, bytes, file_.get()) != bytes) {
+      throw_invalid("--out {}: writing {} bytes failed", path_, bytes);
+    }
+  }
+  std::string path_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+};
+
+ExpertExchange parse_exchange(const std::string& value) {
+  if (value == "all-to-all") return ExpertExchange::kAllToAll;
+  if (value == "auto" || value == "replicated") return ExpertExchange::kReplicated;
+  throw_invalid("--expert-exchange {}: use auto, replicated or all-to-all", value);
+}
+
+// One sequence that owns the first pages of the cache: steps without a scheduler.
+class SingleSequence {
+ public:
+  SingleSequence(LoadedModel& model, ExpertExchange exchange) : model_(model), exchange_(exchange) {
+    pages_.resize(model.num_pages);
+    // Not in order, so that a back end that ignores the block table is found out.
+    for (int32_t i = 0; i < model.num_pages; ++i) pages_[i] = model.num_pages - 1 - i;
+  }
+  std::span<const float> run(std::span<const int32_t> tokens, bool absorbed, bool all_logits) {
+    StepPlan plan;
+    plan.number = step_++;
+    plan.exchange = exchange_;
+    SequenceSlice slice;
+    slice.first_position = position_;
+    slice.tokens.assign(tokens.begin(), tokens.end());
+    position_ += static_cast<int32_t>(tokens.size());
+    const int32_t page_size = model_.runner->page_size();
+    slice.pages.assign(pages_.begin(), pages_.begin() + (position_ + page_size - 1) / page_size);
+    slice.absorbed = absorbed;
+    slice.sample = true;
+    slice.all_logits = all_logits;
+    plan.slices.push_back(std::move(slice));
+    return model_.runner->run(plan);
+  }
+
+ private:
+  LoadedModel& model_;
+  const ExpertExchange exchange_;
+  std::vector<int32_t> pages_;
+  int32_t position_ = 0;
+  uint64_t step_ = 0;
+};
+
+int32_t argmax(std::span<const float> logits) {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+}  // namespace
+
+int run_logits(const LogitsOptions& options) {
+  const EngineOptions& e = options.engine;
+  if (e.tensor_parallel_size > 1 && !started_by_mpirun()) {
+    return run_self_under_mpirun(e.tensor_parallel_size);
+  }
+  const std::vector<int32_t> tokens = parse_tokens(options.tokens);
+  if (options.greedy < 0) throw_invalid("--greedy {}: use 0 or more", options.greedy);
+  if (options.chunk < 0) throw_invalid("--chunk {}: use 0 or more", options.chunk);
+  const auto length = static_cast<int64_t>(tokens.size()) + options.greedy;
+
+  RankRuntime rank({e.device, e.threads_per_rank});
+  LoadOptions load;
+  load.model_dir = resolve_model_dir(e.model, e.revision);
+  load.dtype = e.dtype;
+  load.kv_cache_dtype = e.kv_cache_dtype;
+  load.dp_attention = e.dp_attention;
+  load.page_size = e.page_size;
+  load.max_model_len = length;
+  load.max_num_seqs = 1;
+  load.kv_cache_tokens = length;
+  const std::unique_ptr<LoadedModel> model = load_model(rank, load);
+  const int64_t vocab = model->config.vocab_size;
+  for (int32_t token : tokens) {
+    if (token < 0 || token >= vocab) {
+      throw_invalid("--tokens: {} is not a token id; the vocabulary has {}", token, vocab);
+    }
+  }
+
+  SingleSequence sequence(*model, parse_exchange(e.expert_exchange));
+  std::unique_ptr<NpyWriter> out;
+  if (rank.rank() == 0 && !options.out.empty()) {
+    out = std::make_unique<NpyWriter>(options.out, static_cast<int64_t>(tokens.size()), vocab);
+  }
+  const size_t chunk = options.chunk > 0 ? options.chunk : tokens.size();
+  int32_t next = 0;  // rank 0's choice, which the others are told
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    const auto piece = std::span(tokens).subspan(begin, std::min(chunk, tokens.size() - begin));
+    const std::span<const float> logits = sequence.run(piece, options.absorbed, /*all_logits=*/true);
+    if (out) out->append(logits);
+    if (rank.rank() == 0) next = argmax(logits.last(vocab));
+  }
+  if (out) out->close();
+
+  std::vector<int32_t> greedy;
+  for (int i = 0; i < options.greedy; ++i) {
+    std::vector<std::byte> message(sizeof(next));
+    std::memcpy(message.data(), &next, sizeof(next));
+    rank.group().broadcast(message);
+    std::memcpy(&next, message.data(), sizeof(next));
+    greedy.push_back(next);
+    if (i + 1 == options.greedy) break;
+    const std::span<const float> logits = sequence.run(std::span(&next, 1), /*absorbed=*/true, false);
+    if (rank.rank() == 0) next = argmax(logits);
+  }
+  if (rank.rank() == 0 && options.greedy > 0) fmt::print("{}\n", fmt::join(greedy, ","));
+  rank.group().barrier();
+  return 0;
+}
+
+}  // namespace shoal
