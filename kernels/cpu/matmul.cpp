@@ -1,0 +1,278 @@
+#include "kernels/cpu/matmul.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cpp"
+#include "hwy/foreach_target.h"
+//
+#include "kernels/cpu/matmul-inl.h"
+
+#ifndef SHOAL_KERNELS_CPU_MATMUL_ONCE_
+#define SHOAL_KERNELS_CPU_MATMUL_ONCE_
+namespace shoal {
+
+// Up to this many rows of x a weight is decoded in registers for all of them at once; with more, a
+// panel of it is decoded once into scratch and used for every tile of rows.
+inline constexpr int64_t kDirectRows = 4;
+// A panel: kPanelN rows of W by kPanelK columns. Six rows of it and four of x, of kPanelK floats
+// each, are what a register tile streams again and again: 10 x 4 KiB fit a 48 KiB L1, and one row
+// covers each set of it exactly once. The panel, its accumulators and a block of kBlockM rows of x
+// (192 + 192 + 256 KiB) stay in a 1 MiB L2.
+inline constexpr int64_t kPanelN = 48;
+inline constexpr int64_t kPanelK = 1024;
+inline constexpr int64_t kBlockM = 64;
+inline constexpr int64_t kMaxLanes = 16;
+// Rows of W that a direct product hands out at a time: a multiple of every direct tile's width.
+inline constexpr int64_t kDirectN = 24;
+
+}  // namespace shoal
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace shoal {
+namespace HWY_NAMESPACE {
+
+// The tiles: kTileM * kTileN accumulators, and enough registers left for kTileM of x and one of W.
+inline constexpr int kTileM = kManyRegisters ? 4 : 3;
+inline constexpr int kTileN = kManyRegisters ? 6 : 4;
+static_assert(kTileM <= kDirectRows && kPanelN % kTileN == 0);
+
+// Direct tiles need independent accumulators to hide the latency of the FMA (4 cycles x 2 per
+// cycle), and not so many rows at once that the prefetcher loses track of them.
+template <typename T, int kM>
+constexpr int direct_tile_n() {
+  if (kM == 1) return 8;
+  if (!kManyRegisters) return kM == 2 ? 4 : 3 - (kM == 4);
+  return kM == 2 ? 8 : (std::is_same_v<T, F8E4M3> ? 4 : 6);
+}
+
+template <typename T, int kM>
+HWY_NOINLINE void direct(const MatMul& g, int64_t n0, int64_t n1) {
+  constexpr int kN = direct_tile_n<T, kM>();
+  const int64_t k = g.w.k();
+  const float* x[kM];
+  for (int i = 0; i < kM; ++i) x[i] = g.x + i * g.x_stride;
+  for (int64_t n = n0; n < n1; n += kN) {
+    // Past the end the last row is computed again and not written.
+    int64_t rows[kN];
+    for (int j = 0; j < kN; ++j) rows[j] = std::min<int64_t>(n + j, n1 - 1);
+    VF acc[kM][kN];
+    SHOAL_UNROLL for (int i = 0; i < kM; ++i) {
+      SHOAL_UNROLL for (int j = 0; j < kN; ++j) acc[i][j] = hn::Zero(DF());
+    }
+    accumulate_weight<T, kM, kN>(x, g.w, rows, 0, k, acc);
+    finish_tile<kM, kN>(acc, g, 0, n, n1 - n);
+  }
+}
+
+// One tile over one panel of k: takes up its accumulators from `saved`, or writes the result.
+template <int kM>
+HWY_NOINLINE void panel_tile(const MatMul& g, const float* panel, int64_t panel_stride, int64_t n0,
+                             int64_t valid_n, int64_t m0, int64_t k0, int64_t k1, float* saved) {
+  const float* x[kM];
+  for (int i = 0; i < kM; ++i) x[i] = g.x + (m0 + i) * g.x_stride + k0;
+  WeightRow<float> w[kTileN];
+  for (int j = 0; j < kTileN; ++j) {
+    w[j] = {panel + std::min<int64_t>(j, valid_n - 1) * panel_stride};
+  }
+  VF acc[kM][kTileN];
+  SHOAL_UNROLL for (int i = 0; i < kM; ++i) {
+    SHOAL_UNROLL for (int j = 0; j < kTileN; ++j) {
+      acc[i][j] = k0 == 0 ? hn::Zero(DF()) : load(saved + (i * kTileN + j) * kLanes);
+    }
+  }
+  accumulate<kM, kTileN>(x, w, 0, k1 - k0, acc);
+  if (k1 == g.w.k()) {
+    finish_tile<kM, kTileN>(acc, g, m0, n0, valid_n);
+    return;
+  }
+  SHOAL_UNROLL for (int i = 0; i < kM; ++i) {
+    SHOAL_UNROLL for (int j = 0; j < kTileN; ++j) {
+      store(acc[i][j], saved + (i * kTileN + j) * kLanes);
+    }
+  }
+}
+
+template <typename T>
+void panels(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, float* scratch) {
+  float* decoded = scratch;                          // [kPanelN, kPanelK]
+  float* accumulators = scratch + kPanelN * kPanelK;  // [tiles, kTileM, kTileN, kLanes]
+  const int64_t k = g.w.k();
+  for (int64_t k0 = 0; k0 < k; k0 += kPanelK) {
+    const int64_t k1 = std::min(k, k0 + kPanelK);
+    const float* panel = decoded;
+    int64_t panel_stride = kPanelK;
+    if constexpr (std::is_same_v<T, float>) {
+      panel = g.w.data.row<const float>(n0) + k0;
+      panel_stride = g.w.data.stride[0];
+    } else {
+      for (int64_t n = n0; n < n1; ++n) {
+        decode_row<T>(g.w, n, k0, k1, decoded + (n - n0) * kPanelK);
+      }
+    }
+    float* saved = accumulators;
+    for (int64_t m = m0; m < m1; m += kTileM) {
+      for (int64_t n = n0; n < n1; n += kTileN, saved += kTileM * kTileN * kLanes) {
+        const float* tile_panel = panel + (n - n0) * panel_stride;
+        const auto tile = [&](auto rows) HWY_ATTR {
+          panel_tile<decltype(rows)::value>(g, tile_panel, panel_stride, n, n1 - n, m, k0, k1,
+                                            saved);
+        };
+        switch (std::min<int64_t>(kTileM, m1 - m)) {
+          case 1: tile(std::integral_constant<int, 1>()); break;
+          case 2: tile(std::integral_constant<int, 2>()); break;
+          case 3: tile(std::integral_constant<int, 3>()); break;
+          default: tile(std::integral_constant<int, kTileM>()); break;
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+void multiply_typed(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1,
+                    float* scratch) {
+  switch (g.m) {
+    case 1: return direct<T, 1>(g, n0, n1);
+    case 2: return direct<T, 2>(g, n0, n1);
+    case 3: return direct<T, 3>(g, n0, n1);
+    case 4: return direct<T, 4>(g, n0, n1);
+    default: return panels<T>(g, n0, n1, m0, m1, scratch);
+  }
+}
+
+// Elements [m0, m1) x [n0, n1) of the product; all rows when g.m <= kDirectRows.
+void multiply(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, float* scratch) {
+  switch (g.w.data.dtype) {
+    case DType::kF32: return multiply_typed<float>(g, n0, n1, m0, m1, scratch);
+    case DType::kF16: return multiply_typed<F16>(g, n0, n1, m0, m1, scratch);
+    case DType::kBF16: return multiply_typed<BF16>(g, n0, n1, m0, m1, scratch);
+    default: return multiply_typed<F8E4M3>(g, n0, n1, m0, m1, scratch);
+  }
+}
+
+template <typename T>
+void decode_typed(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
+  for (int64_t n = begin; n < end; ++n) {
+    if (out.dtype == DType::kF32) {
+      decode_row<T>(w, n, 0, w.k(), out.row<float>(n));
+    } else {
+      decode_row<T>(w, n, 0, w.k(), out.row<BF16>(n));
+    }
+  }
+}
+
+void decode(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
+  switch (w.data.dtype) {
+    case DType::kF32: return decode_typed<float>(w, begin, end, out);
+    case DType::kF16: return decode_typed<F16>(w, begin, end, out);
+    case DType::kBF16: return decode_typed<BF16>(w, begin, end, out);
+    default: return decode_typed<F8E4M3>(w, begin, end, out);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shoal
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace shoal {
+namespace {
+
+HWY_EXPORT(multiply);
+HWY_EXPORT(decode);
+
+// How a product is cut into units of work. A unit's cost is in cycles of one core, roughly: decoding
+// and loading cost a vector op or three per 16 weights, each row of x one FMA.
+struct Units {
+  int64_t panel_n, panels, block_m, blocks;
+  int64_t cost;  // of one unit
+  int64_t count() const { return panels * blocks; }
+
+  Units(const MatMul& g, int num_threads) {
+    const int64_t n = g.w.n();
+    const bool is_direct = g.m <= kDirectRows;
+    panel_n = is_direct ? kDirectN : kPanelN;
+    block_m = is_direct ? g.m : kBlockM;
+    // Narrow products: smaller panels, so that all threads have work.
+    while (!is_direct && panel_n > 12 && (n + panel_n - 1) / panel_n < 4 * num_threads) panel_n /= 2;
+    panels = (n + panel_n - 1) / panel_n;
+    blocks = (g.m + block_m - 1) / block_m;
+    cost = panel_n * g.w.k() * (std::min(block_m, g.m) + 4);
+  }
+};
+
+}  // namespace
+
+void check_weight(const Weight& w) {
+  const Tensor& data = w.data;
+  const DType type = data.dtype;
+  SHOAL_CHECK(data.rank == 2 && data.dim(1) > 0 && data.stride[1] == 1, "weight is {}",
+              data.shape_string());
+  SHOAL_CHECK(type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 ||
+                  type == DType::kF8E4M3,
+              "weight is {}", data.shape_string());
+  if (type != DType::kF8E4M3) return;
+  SHOAL_CHECK(w.block_rows > 0 && w.block_cols > 0 && w.row_offset >= 0 && w.col_offset >= 0 &&
+                  w.row_offset < w.block_rows && w.col_offset < w.block_cols,
+              "blocks {} x {}, offsets {}, {}", w.block_rows, w.block_cols, w.row_offset,
+              w.col_offset);
+  SHOAL_CHECK(w.scale.rank == 2 && w.scale.dtype == DType::kF32 && w.scale.stride[1] == 1 &&
+                  w.scale.dim(0) * w.block_rows >= w.n() + w.row_offset &&
+                  w.scale.dim(1) * w.block_cols >= w.k() + w.col_offset,
+              "scale {} of weight {}", w.scale.shape_string(), data.shape_string());
+}
+
+int64_t matmul_scratch_floats() { return kPanelN * kPanelK + kBlockM * kPanelN * kMaxLanes * 2; }
+
+void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloats scratch) {
+  const int threads = pool.num_threads();
+  int64_t total = 0;
+  for (const MatMul& g : products) {
+    if (g.m > 0 && g.w.n() > 0) {
+      const Units units(g, threads);
+      total += units.count() * units.cost;
+    }
+  }
+  // Worker t takes the units that begin in its share [total * t / threads, ...) of the cost, so each
+  // gets contiguous weights. A share smaller than a hand-over (about 2 us) stays with the caller.
+  constexpr int64_t kCostPerHandOver = 64 * 1024;
+  const int64_t workers = std::clamp<int64_t>(total / kCostPerHandOver, 1, threads);
+  const auto share = [&](int64_t t) {
+    return static_cast<int64_t>(static_cast<double>(total) / workers * t);
+  };
+  pool.parallel_for(workers, 1, [&](int64_t first, int64_t last, int worker) {
+    const int64_t begin = share(first), end = last == workers ? total : share(last);
+    int64_t before = 0;
+    for (const MatMul& g : products) {
+      if (g.m == 0 || g.w.n() == 0) continue;
+      const Units units(g, threads);
+      const auto first_at = [&](int64_t cost) {
+        return std::clamp<int64_t>((cost - before + units.cost - 1) / units.cost, 0, units.count());
+      };
+      const int64_t u0 = begin <= before ? 0 : first_at(begin);
+      const int64_t u1 = end <= before ? 0 : first_at(end);
+      // Direct units are neighbours in n: one call streams all of them.
+      if (units.blocks == 1 && g.m <= kDirectRows) {
+        if (u0 < u1) {
+          HWY_DYNAMIC_DISPATCH(multiply)
+          (g, u0 * units.panel_n, std::min(u1 * units.panel_n, g.w.n()), 0, g.m, nullptr);
+        }
+      } else {
+        for (int64_t u = u0; u < u1; ++u) {
+          const int64_t n0 = u / units.blocks * units.panel_n, m0 = u % units.blocks * units.block_m;
+          HWY_DYNAMIC_DISPATCH(multiply)
+          (g, n0, std::min(n0 + units.panel_n, g.w.n()), m0, std::min(m0 + units.block_m, g.m),
+           scratch.base + worker * scratch.stride);
+        }
+      }
+      before += units.count() * units.cost;
+    }
+  });
+}
+
+void decode_rows(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
+  HWY_DYNAMIC_DISPATCH(decode)(w, begin, end, out);
+}
+
+}  // namespace shoal
+#endif  // HWY_ONCE

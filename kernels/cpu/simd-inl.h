@@ -1,0 +1,151 @@
+// Vectors of floats: loads that decode the stored types, tails, exp. Included once per SIMD target.
+// No load reads past the elements that it is given, so tails are safe under a sanitizer.
+#if defined(SHOAL_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef SHOAL_KERNELS_CPU_SIMD_INL_H_
+#undef SHOAL_KERNELS_CPU_SIMD_INL_H_
+#else
+#define SHOAL_KERNELS_CPU_SIMD_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/base/dtype.h"
+
+// Register tiles are arrays of vectors: they live in registers only if every loop over them is gone.
+#if defined(__clang__)
+#define SHOAL_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SHOAL_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace shoal {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+using DU = hn::RebindToUnsigned<DF>;
+using DU16 = hn::Rebind<uint16_t, DF>;
+using DU8 = hn::Rebind<uint8_t, DF>;
+
+inline constexpr int64_t kLanes = static_cast<int64_t>(HWY_LANES(float));
+// Vector registers: 32 with AVX-512 and on ARM, 16 with AVX2.
+inline constexpr bool kManyRegisters = HWY_TARGET != HWY_AVX2;
+
+HWY_INLINE VF bf16_bits_to_float(hn::Vec<DU16> bits) {
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), bits)));
+}
+
+// An e4m3 code moved into the fields of a half (sign, 4 low exponent bits, 3 high mantissa bits) is
+// the value / 2^8, because the exponent biases are 7 and 15; this holds for subnormals too. The NaN
+// codes come out as +-480.
+HWY_INLINE VF f8_over_256(hn::Vec<DU8> codes) {
+  const hn::RebindToSigned<DU16> d16;
+  const auto high = hn::BitCast(d16, hn::ShiftLeft<8>(hn::PromoteTo(DU16(), codes)));
+  const auto half = hn::And(hn::ShiftRight<1>(high), hn::Set(d16, static_cast<int16_t>(0xBFFF)));
+  return hn::PromoteTo(DF(), hn::BitCast(hn::Rebind<hwy::float16_t, DF>(), half));
+}
+
+HWY_INLINE VF load(const float* p) { return hn::LoadU(DF(), p); }
+HWY_INLINE VF load(const BF16* p) {
+  return bf16_bits_to_float(hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p)));
+}
+HWY_INLINE VF load(const F16* p) {
+  return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<hwy::float16_t, DF>(),
+                                       reinterpret_cast<const hwy::float16_t*>(p)));
+}
+HWY_INLINE VF load(const F8E4M3* p) {
+  return f8_over_256(hn::LoadU(DU8(), reinterpret_cast<const uint8_t*>(p)));
+}
+
+// The first n < kLanes elements, the other lanes zero.
+template <typename T>
+HWY_INLINE VF load_n(const T* p, int64_t n) {
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  if constexpr (sizeof(T) == 4) return hn::MaskedLoad(hn::FirstN(DF(), n), DF(), p);
+#endif
+  alignas(64) T padded[HWY_MAX_BYTES / 4] = {};
+  std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(T));
+  return load(padded);
+}
+
+HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
+
+// Round to nearest even as to_bf16(); a NaN keeps its upper bits and becomes quiet.
+HWY_INLINE void store(VF v, BF16* p) {
+  const DU du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
+  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  const auto upper = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
+  hn::StoreU(hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU>(), upper)), DU16(),
+             reinterpret_cast<uint16_t*>(p));
+}
+
+template <typename T>
+HWY_INLINE void store_n(VF v, T* p, int64_t n) {
+  alignas(64) T padded[HWY_MAX_BYTES / 4];
+  store(v, padded);
+  std::memcpy(p, padded, static_cast<size_t>(n) * sizeof(T));
+}
+
+// body(offset, load, store) style loops are written out where they are used; this is the common one:
+// calls full(i) for whole vectors of [0, n) and tail(i, count) once for what is left.
+template <typename Full, typename Tail>
+HWY_INLINE void for_vectors(int64_t n, const Full& full, const Tail& tail) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) full(i);
+  if (i < n) tail(i, n - i);
+}
+
+HWY_INLINE float sum_lanes(VF v) { return hn::GetLane(hn::SumOfLanes(DF(), v)); }
+
+// exp(x), within 2 units in the last place; 0 for x < -87.3 (denormal results are not made), inf
+// above 88.7, NaN stays. exp(0) is exactly 1.
+HWY_INLINE VF exp_f32(VF x) {
+  const DF d;
+  const hn::RebindToSigned<DF> di;
+  // Past these the result is replaced; NaN passes through Min and Max as the second operand or is
+  // put back at the end.
+  const VF clamped = hn::Min(hn::Max(x, hn::Set(d, -87.5f)), hn::Set(d, 88.8f));
+  // x = n ln 2 + r with |r| <= ln(2) / 2; ln 2 is split so that n * high is exact (Cody and Waite).
+  const auto n = hn::NearestInt(hn::Mul(clamped, hn::Set(d, 1.44269504088896341f)));
+  const VF nf = hn::ConvertTo(d, n);
+  VF r = hn::NegMulAdd(nf, hn::Set(d, 0.693359375f), clamped);
+  r = hn::NegMulAdd(nf, hn::Set(d, -2.12194440e-4f), r);
+  // exp(r) = 1 + r + r^2 p(r): the Taylor coefficients 1/2! .. 1/7! leave 2^-27 at |r| = 0.35.
+  VF p = hn::Set(d, 1.9841270e-4f);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.3888889e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3333333e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1666667e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666667e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.5f));
+  p = hn::MulAdd(p, hn::Mul(r, r), r);
+  p = hn::Add(p, hn::Set(d, 1.0f));
+  // Times 2^n in two factors: n reaches 128, where 2^n itself is not finite.
+  const auto half = hn::ShiftRight<1>(n);
+  const auto bias = hn::Set(di, 127);
+  const auto pow2 = [&](hn::Vec<hn::RebindToSigned<DF>> e) HWY_ATTR {
+    return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(e, bias)));
+  };
+  p = hn::Mul(hn::Mul(p, pow2(half)), pow2(hn::Sub(n, half)));
+  p = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Zero(d), p);
+  return hn::IfThenElse(hn::Ne(x, x), x, p);
+}
+
+// 1 / (1 + exp(-x))
+HWY_INLINE VF sigmoid(VF x) {
+  const VF one = hn::Set(DF(), 1.0f);
+  return hn::Div(one, hn::Add(one, exp_f32(hn::Neg(x))));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace shoal
+HWY_AFTER_NAMESPACE();
+
+#endif
