@@ -7,6 +7,7 @@
 
 #include "runtime/backend.h"
 #include "runtime/engine/step_runner.h"
+#include "runtime/engine/step_runner.h"
 #include "runtime/model/model.h"
 #include "runtime/scheduler/step_plan.h"
 
@@ -18,10 +19,7 @@ class ModelRunner : public StepRunner {
   ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType kv_dtype,
               int32_t page_size, int32_t num_pages);
 
-  // Rank 0: the logits of every sampled slice's last row (of every row of an all_logits slice):
-  // [rows, vocab], host memory valid until the next call; in plan order, under DP attention ordered
-  // by the slices' dp_rank first. Other ranks: empty.
-  // A collective call: all ranks run the same plan.
+  // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
 
   int32_t page_size() const { return page_size_; }

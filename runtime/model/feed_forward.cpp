@@ -109,21 +109,14 @@ Tensor MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Te
   return out;
 }
 
-Tensor MoeFeedForward::partial(ExecContext& ctx, const Tensor& x) const {
-  const Routing routing = route(ctx, x);
-  Tensor sum = local_experts(ctx, x, routing.expert_ids, routing.weights);
-  if (shared_experts_) ctx.ops.add(shared_experts_->partial(ctx, x), sum);
-  return sum;
-}
-
 Tensor MoeFeedForward::forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const {
+  // Routed and shared experts are summed over ranks apart, each in rank order, and then added: so
+  // both exchanges give the same bits and a step may choose either.
   if (batch.exchange == ExpertExchange::kReplicated) {
-    if (scattered_) {
-      Tensor sums = partial(ctx, gather_tokens(ctx, x, batch.tokens_per_rank));
-      return reduce_scatter_tokens(ctx, sums, batch.tokens_per_rank);
-    }
-    Tensor sum = partial(ctx, x);
-    ctx.comm.all_reduce_sum(sum);
+    const Tensor all = scattered_ ? gather_tokens(ctx, x, batch.tokens_per_rank) : x;
+    const Routing routing = route(ctx, all);
+    Tensor sum = reduce(ctx, local_experts(ctx, all, routing.expert_ids, routing.weights), batch);
+    if (shared_experts_) ctx.ops.add(reduce(ctx, shared_experts_->partial(ctx, all), batch), sum);
     return sum;
   }
 
@@ -147,6 +140,12 @@ Tensor MoeFeedForward::forward(ExecContext& ctx, const Tensor& x, const ModelBat
     ctx.ops.add(reduce_scatter_tokens(ctx, shared_experts_->partial(ctx, all), rows), sum);
   }
   return scattered_ ? sum : gather_tokens(ctx, sum, rows);
+}
+
+Tensor MoeFeedForward::reduce(ExecContext& ctx, const Tensor& sum, const ModelBatch& batch) const {
+  if (scattered_) return reduce_scatter_tokens(ctx, sum, batch.tokens_per_rank);
+  ctx.comm.all_reduce_sum(sum);
+  return sum;
 }
 
 }  // namespace shoal

@@ -57,8 +57,8 @@ class MoeFeedForward : public FeedForward {
   // The weighted sum of this rank's experts per row; zeros for a row that chose none of them.
   Tensor local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
                        const Tensor& weights) const;
-  // Routed plus shared experts of this rank for tokens that all ranks hold: a partial sum.
-  Tensor partial(ExecContext& ctx, const Tensor& x) const;
+  // The sum over ranks of all tokens' partial sums: of this rank's tokens when they are scattered.
+  Tensor reduce(ExecContext& ctx, const Tensor& sum, const ModelBatch& batch) const;
 
   const RouterSpec router_;
   const bool scattered_;

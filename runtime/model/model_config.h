@@ -8,6 +8,7 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/ops.h"
+#include "runtime/model/generation_config.h"
 
 namespace shoal {
 
@@ -36,9 +37,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6, rope_theta = 10000;
   RopeScaling rope_scaling;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;    // q, k, v (Qwen2: always)
-  bool attention_out_bias = false;
-  bool mlp_bias = false;
+  bool attention_bias = false;  // q, k, v (Qwen2: always)
 
   // MLA and MoE (DeepSeek); zero otherwise.
   int64_t q_lora_rank = 0;  // 0: q_proj directly
@@ -65,18 +64,10 @@ struct ModelConfig {
 // Reads and checks `dir`/config.json (and generation_config.json). Throws InvalidInput naming file,
 // field, value and what would be right. A field that changes the result and is not implemented
 // (another hidden_act, attention window, unknown rope type, ...) is refused by name; so is an
-// architecture that is not in the list above.
+// architecture that is not in the list above, and every field that is not known at all.
 ModelConfig read_model_config(const std::string& dir);
 // The same from text, for tests and fuzzing; `source` names it in errors.
 ModelConfig parse_model_config(const std::string& json, const std::string& source);
-
-// Default sampling from generation_config.json (temperature, top_p, top_k, ...), when present.
-struct GenerationDefaults {
-  std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int32_t> top_k;
-  std::optional<bool> do_sample;
-};
-GenerationDefaults read_generation_defaults(const std::string& dir);
 
 // Bytes of KV cache per token and layer on one rank with `kv_heads` KV heads (dense models).
 int64_t kv_bytes_per_token_layer(const ModelConfig& config, int64_t kv_heads, DType dtype);

@@ -165,6 +165,22 @@ TEST_CASE("golden logits and greedy tokens, heads and experts over ranks") {
   }
 }
 
+// What lets a step choose its exchange by batch size without a request's bits depending on it.
+TEST_CASE("both expert exchanges give the same bits") {
+  for (const std::string& name : golden_names()) {
+    const Golden golden = read_golden(name);
+    for (bool dp_attention : {false, true}) {
+      const auto model = load(golden.dir, "float32", dp_attention);
+      if (model->config.n_routed_experts == 0) continue;
+      const auto replicated = prompt_logits(*model, {}, golden.prompts[2]);
+      const auto scattered =
+          prompt_logits(*model, {"", 0, false, ExpertExchange::kAllToAll}, golden.prompts[2]);
+      INFO(golden.dir << ", dp attention " << dp_attention);
+      CHECK(replicated == scattered);
+    }
+  }
+}
+
 TEST_CASE("golden logits with requests over ranks (DP attention)") {
   for (const std::string& name : golden_names()) {
     const Golden golden = read_golden(name);
