@@ -89,7 +89,7 @@ std::unique_ptr<LoadedModel> load_model(
         if (progress) progress(std::min(bytes, total), total);
       });
   ExecContext ctx = rank.exec();
-  m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len}, *m->source, ctx);
+  m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len, options.load_mtp}, *m->source, ctx);
   check_all_used(*m->source, m->config);
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->kv_dtype,
                                             options.page_size, m->num_pages);

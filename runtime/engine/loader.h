@@ -22,6 +22,7 @@ struct LoadOptions {
   std::string dtype = "auto";          // auto (the checkpoint's) | float32 | bfloat16
   std::string kv_cache_dtype = "auto"; // auto (dtype) | float32 | bfloat16
   bool dp_attention = false;
+  bool load_mtp = false;               // the multi-token-prediction layer, when there is one
   int32_t page_size = 16;
   int64_t max_model_len = 0;           // 0: the model's, or what the KV pages hold if that is less
   int64_t max_num_seqs = 64;           // pages beyond max_num_seqs * max_model_len are not made

@@ -1,6 +1,8 @@
 #include "runtime/engine/model_runner.h"
 
-#include <numeric>
+#include <algorithm>
+
+#include "runtime/model/mtp.h"
 
 namespace shoal {
 
@@ -8,7 +10,7 @@ ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& 
                          DType kv_dtype, int32_t page_size, int32_t num_pages)
     : rank_(rank), model_(model), layout_(layout), page_size_(page_size), num_pages_(num_pages) {
   const auto [k_row, v_row] = model.cache_row();
-  const int64_t layers = model.config().num_hidden_layers;
+  const int64_t layers = model.config().num_hidden_layers + (model.mtp() != nullptr ? 1 : 0);
   const int64_t slots = int64_t{num_pages} * page_size;
   const int64_t row_bytes = (k_row + v_row) * dtype_size(kv_dtype);
   kv_cache_bytes_ = layers * slots * row_bytes;
@@ -99,7 +101,20 @@ std::span<const float> ModelRunner::run(const StepPlan& plan) {
   rank_.workspace().reset();
   ExecContext ctx = rank_.exec();
   const ModelBatch batch = make_batch(plan);
-  const Tensor logits = model_.forward(ctx, batch, kv_cache_);
+  hidden_ = model_.forward(ctx, batch, kv_cache_);
+  return to_host(model_.logits(ctx, batch, hidden_));
+}
+
+std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {
+  SHOAL_CHECK(model_.mtp() != nullptr, "the multi-token-prediction layer is not loaded");
+  ExecContext ctx = rank_.exec();  // hidden_ is in the workspace: not reset
+  const ModelBatch batch = make_batch(plan);
+  const Tensor hidden = model_.mtp()->forward(ctx, batch, hidden_.slice(0, 0, batch.num_tokens),
+                                              kv_cache_.layers.back());
+  return to_host(model_.mtp()->logits(ctx, batch, hidden));
+}
+
+std::span<const float> ModelRunner::to_host(const Tensor& logits) {
   if (rank_.rank() != 0) return {};
   logits_.resize(logits.num_elements());
   if (!logits_.empty()) {

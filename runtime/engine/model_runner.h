@@ -21,6 +21,9 @@ class ModelRunner : public StepRunner {
 
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
+  // The multi-token-prediction layer's logits after a run(): row i of `plan` is the token that follows
+  // row i of that run, at its own position. REQUIRES: the model has one loaded.
+  std::span<const float> run_mtp(const StepPlan& plan);
 
   int32_t page_size() const { return page_size_; }
   int32_t num_pages() const { return num_pages_; }
@@ -28,6 +31,7 @@ class ModelRunner : public StepRunner {
 
  private:
   ModelBatch make_batch(const StepPlan& plan);
+  std::span<const float> to_host(const Tensor& logits);
 
   RankRuntime& rank_;
   Model& model_;
@@ -37,6 +41,7 @@ class ModelRunner : public StepRunner {
   int64_t kv_cache_bytes_ = 0;
   Buffer kv_memory_;
   KvCache kv_cache_;
+  Tensor hidden_;  // of the last run(), [T, hidden], in the workspace
   std::vector<float> logits_;
 };
 

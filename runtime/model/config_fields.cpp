@@ -108,7 +108,7 @@ void ConfigFields::refuse_unknown() const {
   for (const auto& [name, value] : object_.items()) {
     if (known_.count(name) > 0 || value.is_null()) continue;
     throw_invalid("{}: the field {} (with value {}) is not known here and could change the result; "
-                  "remove it if it does not", source_, quoted(prefix_ + name), shown(value));
+                  "remove it if it does not", source_, in_quotes(prefix_ + name), shown(value));
   }
 }
 

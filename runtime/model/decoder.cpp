@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "runtime/model/mtp.h"
 #include "runtime/model/rope.h"
 
 namespace shoal {
@@ -24,8 +25,13 @@ Tensor load_rope_table(const ModelConfig& config, const ModelOptions& options, i
 }
 
 Decoder::Decoder(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
-                 std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row)
-    : config_(config), layout_(layout), cache_row_(cache_row), layers_(std::move(layers)) {
+                 std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row,
+                 std::unique_ptr<MtpModule> mtp)
+    : config_(config),
+      layout_(layout),
+      cache_row_(cache_row),
+      layers_(std::move(layers)),
+      mtp_(std::move(mtp)) {
   const int64_t hidden = config.hidden_size, vocab = config.vocab_size;
   const ShardTable vocab_ranges = split_evenly(vocab, layout.size);
   embed_tokens_.load(source, "model.embed_tokens", vocab, hidden, vocab_ranges, layout.rank);
@@ -37,39 +43,53 @@ Decoder::Decoder(const ModelConfig& config, const ParallelLayout& layout, Weight
   }
 }
 
-Tensor Decoder::embed(ExecContext& ctx, const ModelBatch& batch) const {
-  if (!layout_.dp_attention) return embed_tokens_.forward(ctx, batch.token_ids);
+Decoder::~Decoder() = default;
+
+Tensor embed_own_tokens(ExecContext& ctx, const ParallelLayout& layout,
+                        const VocabParallelEmbedding& embedding, const ModelBatch& batch) {
+  if (!layout.dp_attention) return embedding.forward(ctx, batch.token_ids);
   // Each rank holds some rows of the table: all ranks look up everybody's tokens.
-  Tensor ids = gather_tokens(ctx, batch.token_ids.reshape({batch.num_tokens, 1}), batch.tokens_per_rank);
-  Tensor all = embed_tokens_.forward(ctx, ids.reshape({ids.dim(0)}));
+  Tensor ids =
+      gather_tokens(ctx, batch.token_ids.reshape({batch.num_tokens, 1}), batch.tokens_per_rank);
+  Tensor all = embedding.forward(ctx, ids.reshape({ids.dim(0)}));
   const int64_t begin = std::accumulate(batch.tokens_per_rank.begin(),
-                                        batch.tokens_per_rank.begin() + layout_.rank, int64_t{0});
+                                        batch.tokens_per_rank.begin() + layout.rank, int64_t{0});
   return all.slice(0, begin, begin + batch.num_tokens);
 }
 
-Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) {
+void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer,
+               const Tensor& next_norm, float eps, const ModelBatch& batch,
+               const KvCache::Layer& cache, const Tensor& residual, const Tensor& h) {
+  Workspace::Scope scope(ctx.workspace);
+  Tensor attn = layer.self_attn->forward(ctx, h, batch, cache);  // [T, hidden]
+  if (!layout.dp_attention) ctx.comm.all_reduce_sum(attn);
+  ctx.ops.add_rms_norm(attn, residual, layer.post_attention_layernorm, eps, h);
+  Tensor mlp = layer.mlp->forward(ctx, h, batch);  // [T, hidden]
+  ctx.ops.add_rms_norm(mlp, residual, next_norm, eps, h);
+}
+
+Tensor logits_of_rows(ExecContext& ctx, const ParallelLayout& layout, const ParallelLmHead& head,
+                      const ModelBatch& batch, const Tensor& hidden) {
+  Tensor rows = ctx.workspace.tensor(DType::kF32, {batch.logits_rows.dim(0), hidden.dim(1)});
+  ctx.ops.gather_rows(hidden, batch.logits_rows, rows);
+  if (layout.dp_attention) rows = gather_tokens(ctx, rows, batch.logits_per_rank);
+  return head.forward(ctx, rows);
+}
+
+Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const {
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  Tensor residual = embed(ctx, batch);  // [T, hidden]
+  Tensor residual = embed_own_tokens(ctx, layout_, embed_tokens_, batch);  // [T, hidden]
   Tensor h = ctx.workspace.tensor(DType::kF32, {batch.num_tokens, config_.hidden_size});
   ctx.ops.rms_norm(residual, layers_.front().input_layernorm, eps, h);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    const DecoderLayer& layer = layers_[i];
     const Tensor& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
-    Workspace::Scope scope(ctx.workspace);
-    Tensor attn = layer.self_attn->forward(ctx, h, batch, cache.layers[i]);  // [T, hidden]
-    if (!layout_.dp_attention) ctx.comm.all_reduce_sum(attn);
-    ctx.ops.add_rms_norm(attn, residual, layer.post_attention_layernorm, eps, h);
-    Tensor mlp = layer.mlp->forward(ctx, h, batch);  // [T, hidden]
-    ctx.ops.add_rms_norm(mlp, residual, next_norm, eps, h);
+    run_layer(ctx, layout_, layers_[i], next_norm, eps, batch, cache.layers[i], residual, h);
   }
-  return logits(ctx, batch, h);
+  return h;
 }
 
 Tensor Decoder::logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const {
-  Tensor rows = ctx.workspace.tensor(DType::kF32, {batch.logits_rows.dim(0), config_.hidden_size});
-  ctx.ops.gather_rows(hidden, batch.logits_rows, rows);
-  if (layout_.dp_attention) rows = gather_tokens(ctx, rows, batch.logits_per_rank);
-  return lm_head_.forward(ctx, rows);
+  return logits_of_rows(ctx, layout_, lm_head_, batch, hidden);
 }
 
 void store_values(Device& device, std::span<const float> values, const Tensor& out) {

@@ -18,18 +18,36 @@ struct DecoderLayer {
   std::unique_ptr<FeedForward> mlp;
 };
 
+// One layer: attends, feeds forward and leaves the sum in `residual` and its norm by next_norm (the
+// next layer's input_layernorm, or the final norm) in `h`, which held the normed input. [T, hidden] both.
+void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer,
+               const Tensor& next_norm, float eps, const ModelBatch& batch,
+               const KvCache::Layer& cache, const Tensor& residual, const Tensor& h);
+
+// The embeddings of this rank's tokens: [T, hidden].
+Tensor embed_own_tokens(ExecContext& ctx, const ParallelLayout& layout,
+                        const VocabParallelEmbedding& embedding, const ModelBatch& batch);
+
+// The logits of batch.logits_rows of `hidden`: see Model::logits.
+Tensor logits_of_rows(ExecContext& ctx, const ParallelLayout& layout, const ParallelLmHead& head,
+                      const ModelBatch& batch, const Tensor& hidden);
+
+class MtpModule;
+
 class Decoder : public Model {
  public:
   Decoder(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
-          std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row);
+          std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row,
+          std::unique_ptr<MtpModule> mtp);
+  ~Decoder() override;
 
   const ModelConfig& config() const override { return config_; }
   std::pair<int64_t, int64_t> cache_row() const override { return cache_row_; }
-  Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) override;
+  Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const override;
+  Tensor logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const override;
+  const MtpModule* mtp() const override { return mtp_.get(); }
 
  private:
-  Tensor embed(ExecContext& ctx, const ModelBatch& batch) const;
-  Tensor logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const;
 
   const ModelConfig config_;
   const ParallelLayout layout_;
@@ -38,6 +56,7 @@ class Decoder : public Model {
   std::vector<DecoderLayer> layers_;
   Tensor norm_;  // [hidden]
   ParallelLmHead lm_head_;
+  std::unique_ptr<MtpModule> mtp_;
 };
 
 // The heads of this rank: all of them under DP attention. Throws InvalidInput for more ranks than heads.

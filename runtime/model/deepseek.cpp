@@ -2,39 +2,71 @@
 // mixtures of experts. The two differ in the router, which config.json names.
 #include "runtime/model/decoder.h"
 #include "runtime/model/mla_attention.h"
+#include "runtime/model/mtp.h"
 
 namespace shoal {
+namespace {
+
+class LayerLoader {
+ public:
+  LayerLoader(const ModelConfig& config, const ParallelLayout& layout, const ModelOptions& options,
+              WeightSource& source, ExecContext& ctx)
+      : config_(config),
+        layout_(layout),
+        options_(options),
+        source_(source),
+        ctx_(ctx),
+        heads_(attention_heads_of(config, layout)),
+        rope_table_(load_rope_table(config, options, config.qk_rope_head_dim, source,
+                                    ctx.workspace.device())) {}
+
+  DecoderLayer load(int64_t index) {
+    const std::string name = "model.layers." + std::to_string(index);
+    const Range hidden{0, config_.hidden_size};
+    DecoderLayer layer;
+    layer.input_layernorm = source_.vector(name + ".input_layernorm.weight", hidden.end, hidden);
+    layer.self_attn = std::make_unique<MlaAttention>(config_, options_, name + ".self_attn", heads_,
+                                                     rope_table_, source_, ctx_);
+    layer.post_attention_layernorm =
+        source_.vector(name + ".post_attention_layernorm.weight", hidden.end, hidden);
+    if (config_.is_moe_layer(index)) {
+      layer.mlp = std::make_unique<MoeFeedForward>(config_, layout_, name + ".mlp", source_);
+    } else {
+      layer.mlp = std::make_unique<DenseFeedForward>(config_, layout_, name + ".mlp", source_);
+    }
+    return layer;
+  }
+
+ private:
+  const ModelConfig& config_;
+  const ParallelLayout& layout_;
+  const ModelOptions& options_;
+  WeightSource& source_;
+  ExecContext& ctx_;
+  const Range heads_;
+  const Tensor rope_table_;  // [max_model_len, qk_rope]
+};
+
+}  // namespace
 
 std::unique_ptr<Model> make_deepseek(const ModelConfig& config, const ParallelLayout& layout,
                                      const ModelOptions& options, WeightSource& source,
                                      ExecContext& ctx) {
-  if (layout.size > config.n_routed_experts && config.n_routed_experts > 0) {
+  if (config.n_routed_experts > 0 && layout.size > config.n_routed_experts) {
     throw_invalid("--tensor-parallel-size {}: the model has {} routed experts; use at most that many "
                   "ranks",
                   layout.size, config.n_routed_experts);
   }
-  const Range heads = attention_heads_of(config, layout);
-  Tensor rope_table = load_rope_table(config, options, config.qk_rope_head_dim, source,
-                                      ctx.workspace.device());
+  LayerLoader loader(config, layout, options, source, ctx);
   std::vector<DecoderLayer> layers;
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    const std::string name = "model.layers." + std::to_string(i);
-    const Range hidden{0, config.hidden_size};
-    DecoderLayer layer;
-    layer.input_layernorm = source.vector(name + ".input_layernorm.weight", hidden.end, hidden);
-    layer.self_attn = std::make_unique<MlaAttention>(config, options, name + ".self_attn", heads,
-                                                     rope_table, source, ctx);
-    layer.post_attention_layernorm =
-        source.vector(name + ".post_attention_layernorm.weight", hidden.end, hidden);
-    if (config.is_moe_layer(i)) {
-      layer.mlp = std::make_unique<MoeFeedForward>(config, layout, name + ".mlp", source);
-    } else {
-      layer.mlp = std::make_unique<DenseFeedForward>(config, layout, name + ".mlp", source);
-    }
-    layers.push_back(std::move(layer));
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) layers.push_back(loader.load(i));
+  std::unique_ptr<MtpModule> mtp;
+  if (options.load_mtp && config.num_nextn_predict_layers > 0) {
+    mtp = std::make_unique<MtpModule>(config, layout, source, loader.load(config.num_hidden_layers));
   }
-  return std::make_unique<Decoder>(config, layout, source, std::move(layers),
-                                   std::pair{config.kv_lora_rank + config.qk_rope_head_dim, int64_t{0}});
+  return std::make_unique<Decoder>(
+      config, layout, source, std::move(layers),
+      std::pair{config.kv_lora_rank + config.qk_rope_head_dim, int64_t{0}}, std::move(mtp));
 }
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 // The dense models that DeepSeek-R1 was distilled into: Qwen2 (with q, k, v biases) and Llama.
 #include "runtime/model/decoder.h"
 #include "runtime/model/gqa_attention.h"
+#include "runtime/model/mtp.h"
 
 namespace shoal {
 
@@ -25,7 +26,7 @@ std::unique_ptr<Model> make_dense(const ModelConfig& config, const ParallelLayou
   }
   const int64_t kv_row = kv_heads_of(config, heads).size() * config.head_dim;
   return std::make_unique<Decoder>(config, layout, source, std::move(layers),
-                                   std::pair{kv_row, kv_row});
+                                   std::pair{kv_row, kv_row}, /*mtp=*/nullptr);
 }
 
 }  // namespace shoal

@@ -54,20 +54,28 @@ struct ModelBatch {
   std::vector<int64_t> logits_per_rank;
 };
 
+class MtpModule;
+
 class Model {
  public:
   virtual ~Model() = default;
   virtual const ModelConfig& config() const = 0;
   // Elements of one cache row per layer on this rank: {k row, v row}; v row 0 for MLA.
   virtual std::pair<int64_t, int64_t> cache_row() const = 0;
-  // The logits of logits_rows, [R, vocab] F32 on rank 0 (rows of all DP ranks, in rank order),
-  // undefined elsewhere. Lives in the context's workspace.
-  virtual Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) = 0;
+  // The hidden states after the final norm, [T, hidden]. Lives in the context's workspace.
+  virtual Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const = 0;
+  // The logits of batch.logits_rows, [R, vocab] F32 on rank 0 (rows of all DP ranks, in rank order),
+  // undefined elsewhere.
+  virtual Tensor logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const = 0;
+  // The multi-token-prediction layer; null unless the model has one and ModelOptions asked for it.
+  // Its KV cache is layer num_hidden_layers.
+  virtual const MtpModule* mtp() const = 0;
 };
 
 struct ModelOptions {
   DType dtype = DType::kBF16;  // F32 or BF16: of derived weights and of weights stored as F32
   int64_t max_model_len = 0;   // rows of the RoPE tables
+  bool load_mtp = false;       // the multi-token-prediction layer too, when there is one
 };
 
 // Builds the model for config.architecture and loads this rank's weights from `source`. Throws

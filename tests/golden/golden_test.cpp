@@ -90,8 +90,10 @@ class Sequence {
   int32_t position_ = 0;
 };
 
-std::unique_ptr<LoadedModel> load(const std::string& dir, const std::string& dtype, bool dp_attention) {
+std::unique_ptr<LoadedModel> load(const std::string& dir, const std::string& dtype, bool dp_attention,
+                                  bool load_mtp = false) {
   LoadOptions options;
+  options.load_mtp = load_mtp;
   options.model_dir = dir;
   options.dtype = dtype;
   options.dp_attention = dp_attention;
@@ -192,6 +194,35 @@ TEST_CASE("golden logits with requests over ranks (DP attention)") {
       check_greedy(golden, *model, {"dp attention", 0, false, exchange, 0});
     }
   }
+}
+
+// What the multi-token-prediction layer drafts for prompt 1, where a checkpoint has one.
+TEST_CASE("golden logits of the multi-token-prediction layer") {
+  int tested = 0;
+  for (const std::string& name : golden_names()) {
+    const Golden golden = read_golden(name);
+    const std::string file = golden.dir + "/mtp_logits_1.npy";
+    if (!std::filesystem::exists(file)) continue;
+    ++tested;
+    const NpyArray expected = read_npy(file);
+    for (bool dp_attention : {false, true}) {
+      const auto model = load(golden.dir, "float32", dp_attention, /*load_mtp=*/true);
+      StepPlan plan;
+      SequenceSlice& slice = plan.slices.emplace_back();
+      slice.tokens = golden.prompts[1];
+      for (int32_t i = 0; i < model->num_pages; ++i) slice.pages.push_back(i);
+      slice.all_logits = true;
+      model->runner->run(plan);
+      slice.first_position = 1;
+      slice.tokens.erase(slice.tokens.begin());
+      const std::span<const float> logits = model->runner->run_mtp(plan);
+      if (rank_runtime().rank() != 0) continue;
+      INFO(golden.dir << ", dp attention " << dp_attention);
+      CHECK(logits.size() == expected.values.size());
+      CHECK(largest_difference(logits, expected.values) <= kTolerance * golden.max_abs_logit);
+    }
+  }
+  CHECK(tested >= 2);
 }
 
 // Median over tokens for mixtures, where a router's near tie may choose another expert; the maximum
