@@ -14,6 +14,8 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string name() const = 0;  // "cpu (2 threads, AVX3_ZEN4)"
+  // Whether this process can read and write the device's memory itself.
+  virtual bool host_memory() const { return false; }
   // Aligned to 256 bytes, uninitialised. Throws DeviceFault naming the size when out of memory.
   virtual Buffer allocate(size_t bytes) = 0;
   // Host <-> device; the host memory may be reused when the call returns.

@@ -19,6 +19,7 @@ constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1)
 class CpuDevice final : public Device {
  public:
   std::string name() const override { return "cpu"; }
+  bool host_memory() const override { return true; }
 
   Buffer allocate(size_t bytes) override {
     if (bytes > SIZE_MAX - 2 * kHugePage) out_of_memory(bytes);

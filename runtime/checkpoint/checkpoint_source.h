@@ -3,24 +3,28 @@
 #pragma once
 
 #include <functional>
-#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "kernels/base/device.h"
 #include "parallel/weight_source.h"
-#include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/slice_reader.h"
 #include "runtime/model/model_config.h"
 
 namespace shoal {
 
+// Checkpoint, config and device must outlive it, and it must outlive every view that it returned.
+// REQUIRES: one thread calls (the one that drives the device).
 class CheckpointSource : public WeightSource {
  public:
-  // dtype BF16: F32 tensors are rounded to BF16 (matrices only). `progress` (may be empty) is called
-  // with bytes read so far, on the loading thread.
+  // dtype BF16: matrices stored as F32 are rounded to BF16. dtype F32: everything stays as it is
+  // stored. `progress` (may be empty) is called with bytes read so far, on the loading thread.
   CheckpointSource(const Checkpoint& checkpoint, const ModelConfig& config, Device& device,
                    DType dtype, std::function<void(uint64_t)> progress = {});
 
+  // Whether the checkpoint has the tensor called exactly `name`.
   bool has(const std::string& name) const override;
   Weight matrix(const std::string& name, int64_t n, int64_t k, Range rows, Range cols,
                 bool keep_f32 = false) override;
@@ -28,21 +32,29 @@ class CheckpointSource : public WeightSource {
   Tensor allocate(const std::string& label, DType dtype,
                   std::initializer_list<int64_t> dims) override;
 
-  uint64_t bytes_read() const { return bytes_read_; }     // of the checkpoint's files
-  uint64_t bytes_held() const { return bytes_held_; }     // of device memory
-  // Names of tensors of the checkpoint that nothing asked for (an MTP layer that was skipped, or a
-  // contradiction between config and weights).
+  uint64_t bytes_read() const { return reader_.bytes_read(); }  // of tensors, in the checkpoint's files
+  // Of all tensors handed out, without what alignment costs.
+  uint64_t bytes_held() const { return bytes_held_; }
+  // Names of tensors of the checkpoint that nothing asked for: what other ranks hold, an MTP layer
+  // that was skipped, or a contradiction between config and weights (see check_all_used).
   std::vector<std::string> unused() const;
+  const Checkpoint& checkpoint() const { return checkpoint_; }
 
  private:
+  const Checkpoint::Entry& require(const std::string& name, const std::vector<int64_t>& shape);
+  Tensor load(const Checkpoint::Entry& entry, const std::string& name, Range rows, Range cols,
+              DType dtype, bool scales = false);
+  void* take(uint64_t bytes);
+
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   Device& device_;
-  DType dtype_;
-  std::function<void(uint64_t)> progress_;
+  const DType dtype_;
+  SliceReader reader_;
   std::vector<Buffer> buffers_;
-  std::map<std::string, bool> used_;
-  uint64_t bytes_read_ = 0;
+  std::byte* arena_ = nullptr;  // where small tensors go: what is left of the latest chunk
+  uint64_t arena_left_ = 0;
+  std::set<std::string> used_;
   uint64_t bytes_held_ = 0;
 };
 

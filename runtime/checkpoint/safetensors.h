@@ -1,6 +1,11 @@
-// Safetensors files and folders, read only. A file from outside is hostile until validated: every
-// offset, size and shape is checked before memory is touched; errors are InvalidInput naming file and
-// tensor. Rules: ../docs/architecture.md, "Loader".
+// Safetensors files, read only. A file from outside is hostile until validated: every offset, size and
+// shape is checked before memory is touched; errors are InvalidInput naming file and tensor.
+//
+// A file is: u64 little-endian length of the header, the header (JSON, padded with spaces), the data.
+// What is checked (../../docs/architecture.md, "Loader"): header length against the file, JSON depth,
+// no key twice, known type, at most 8 dimensions, no overflow in any product, begin <= end inside the
+// data, end - begin equal to what type and shape say, begin a multiple of the element, and all tensors
+// together cover the data without gap or overlap.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +25,8 @@ struct TensorInfo {
   uint64_t begin = 0;  // byte offsets in the file, absolute
   uint64_t end = 0;
   int64_t num_elements() const;
+  uint64_t num_bytes() const { return end - begin; }
+  std::string shape_string() const;  // "float32[3, 64]"
 };
 
 // Checks a header against the size of its file and returns its tensors by name.
@@ -33,36 +40,19 @@ class SafetensorsFile {
  public:
   static std::unique_ptr<SafetensorsFile> open(const std::string& path);
   ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
   const std::string& path() const { return path_; }
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   // Thread-safe. REQUIRES: begin <= end inside the file.
   void read(uint64_t begin, uint64_t end, void* out) const;
 
  private:
-  SafetensorsFile() = default;
+  SafetensorsFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   std::string path_;
   int fd_ = -1;
   std::map<std::string, TensorInfo> tensors_;
-};
-
-// A checkpoint folder: model.safetensors, or model.safetensors.index.json with its shards.
-class Checkpoint {
- public:
-  static Checkpoint open(const std::string& dir);
-
-  struct Entry {
-    const SafetensorsFile* file = nullptr;
-    const TensorInfo* info = nullptr;
-  };
-  const std::map<std::string, Entry>& tensors() const { return tensors_; }
-  const Entry* find(const std::string& name) const;  // null when absent
-  const std::string& dir() const { return dir_; }
-  uint64_t total_bytes() const;
-
- private:
-  std::string dir_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Entry> tensors_;
 };
 
 }  // namespace shoal
