@@ -1,0 +1,37 @@
+# Sourced by deploy/*.sh and tests/run.sh: what they say and find out in the same way.
+# shellcheck shell=bash
+
+die() {
+  printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+# Compiler processes that fit: one per core, and 1.5 GiB for each (gRPC's headers take 1 GiB).
+build_jobs() {
+  local available_kib jobs
+  jobs=$(nproc)
+  available_kib=$(awk '/^MemAvailable:/ {print $2}' /proc/meminfo)
+  local fit=$((available_kib / (1536 * 1024)))
+  ((fit < 1)) && fit=1
+  echo $((fit < jobs ? fit : jobs))
+}
+
+# One line: what CUDA and which GPUs there are, and what is built because of that. Never fails.
+describe_device() {
+  local nvcc toolkit gpus
+  nvcc=$(command -v nvcc || true)
+  [[ -z $nvcc && -x /usr/local/cuda/bin/nvcc ]] && nvcc=/usr/local/cuda/bin/nvcc
+  toolkit="no CUDA toolkit"
+  if [[ -n $nvcc ]]; then
+    toolkit="CUDA toolkit $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') ($nvcc)"
+  fi
+  # A driver that hangs must not hang us; without a GPU nvidia-smi prints a complaint and fails.
+  gpus=$(timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+  if ((gpus > 0)); then
+    echo "$toolkit, $gpus GPU(s): CPU build all the same, this version has no CUDA code yet"
+  elif [[ -n $nvcc ]]; then
+    echo "$toolkit, but no GPU: CPU build"
+  else
+    echo "$toolkit, no GPU: CPU build"
+  fi
+}

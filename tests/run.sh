@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything and runs every test through CTest.
+#   tests/run.sh [--sanitize address|undefined|thread] [CTest arguments...]
+# tests/run.sh -R scheduler       the tests whose name contains "scheduler"
+# tests/run.sh --sanitize thread  all of them in a build of their own under ThreadSanitizer
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/deploy/common.sh"
+
+preset=dev
+if [[ ${1-} == --sanitize ]]; then
+  case ${2-} in
+    address) preset=asan ;;
+    undefined) preset=ubsan ;;
+    thread) preset=tsan ;;
+    *) die "--sanitize ${2-}: give address, undefined or thread" ;;
+  esac
+  shift 2
+fi
+
+"$root/deploy/install_deps.sh"
+echo "device: $(describe_device)"
+
+# mpirun refuses root and more ranks than cores unless told; ranks that share cores must not be bound.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+
+build="$root/build/$preset"
+cmake -S "$root" --preset "$preset"
+cmake --build "$build" -j "$(build_jobs)"
+exec ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(nproc)" "$@"
