@@ -4,6 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/strict_json.h"
+#include "runtime/checkpoint/tensor_plan.h"
 
 namespace shoal {
 namespace {
@@ -160,6 +161,10 @@ void* CheckpointSource::take(uint64_t bytes) {
   arena_ += rounded;
   arena_left_ -= rounded;
   return data;
+}
+
+void check_all_used(const CheckpointSource& source, const ModelConfig& config) {
+  if (!source.unused().empty()) check_all_known(source.checkpoint(), config);
 }
 
 }  // namespace shoal

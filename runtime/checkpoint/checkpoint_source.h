@@ -58,4 +58,8 @@ class CheckpointSource : public WeightSource {
   uint64_t bytes_held_ = 0;
 };
 
+// After a model took what it wants: refuses tensors that neither this rank nor any other asks for
+// (check_all_known in tensor_plan.h), up to three by name.
+void check_all_used(const CheckpointSource& source, const ModelConfig& config);
+
 }  // namespace shoal
