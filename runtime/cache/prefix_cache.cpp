@@ -35,6 +35,15 @@ uint64_t PrefixCache::lookup(uint64_t parent, uint64_t key, std::span<const int3
   return 0;
 }
 
+bool PrefixCache::reachable(uint64_t id) const {
+  while (id != 0) {
+    const auto entry = entries_.find(id);
+    if (entry == entries_.end()) return false;
+    id = entry->second.parent;
+  }
+  return true;
+}
+
 PrefixCache::Match PrefixCache::find(std::span<const int32_t> tokens) const {
   Match match;
   if (tokens.empty()) return match;
@@ -55,8 +64,8 @@ void PrefixCache::insert(std::span<const int32_t> tokens, std::span<const int32_
                          Cursor& cursor) {
   const size_t page_size = static_cast<size_t>(page_size_);
   const size_t full_pages = std::min(tokens.size() / page_size, pages.size());
-  // The entry the cursor stands on may be another sequence's page, and forgotten since.
-  if (cursor.entry != 0 && !entries_.contains(cursor.entry)) cursor = {};
+  // The chain may lead over pages of other sequences that have been forgotten since.
+  if (!reachable(cursor.entry)) cursor = {};
   for (size_t i = static_cast<size_t>(cursor.num_pages); i < full_pages; ++i) {
     const auto page_tokens = tokens.subspan(i * page_size, page_size);
     const uint64_t key = bucket_key(cursor.entry, page_tokens);

@@ -49,6 +49,7 @@ class PrefixCache {
     int32_t page = 0;
     std::vector<int32_t> tokens;  // [page_size]
   };
+  bool reachable(uint64_t id) const;
   uint64_t lookup(uint64_t parent, uint64_t key, std::span<const int32_t> tokens) const;
 
   int32_t page_size_;

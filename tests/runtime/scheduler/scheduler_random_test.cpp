@@ -1,0 +1,192 @@
+// Random workloads against the invariants: every request ends exactly once, its tokens are those of a
+// run alone, slices are contiguous and never cross the prompt's end, nothing leaks.
+#include <catch2/catch.hpp>
+#include <algorithm>
+#include <map>
+#include <random>
+
+#include "runtime/scheduler/scheduler.h"
+#include "tests/runtime/fake_model.h"
+
+namespace shoal {
+namespace {
+
+constexpr int32_t kVocab = 50;
+
+struct Workload {
+  uint64_t seed = 0;
+  int requests = 0;
+  SchedulerConfig config;
+};
+
+class Run {
+ public:
+  explicit Run(const Workload& w)
+      : workload_(w), random_(w.seed), scheduler_(w.config), model_(w.config, kVocab) {
+    // Beginnings that prompts share.
+    for (int i = 0; i < 5; ++i) beginnings_.push_back(random_tokens(pick(1, max_prompt())));
+  }
+
+  void run() {
+    int added = 0;
+    int64_t steps = 0;
+    while (added < workload_.requests || scheduler_.has_work()) {
+      REQUIRE(++steps < 200000);
+      while (added < workload_.requests && (pick(0, 2) == 0 || !scheduler_.has_work())) {
+        add(static_cast<RequestId>(++added));
+      }
+      if (pick(0, 9) == 0) cancel_one();
+      if (scheduler_.has_work()) step();
+    }
+    REQUIRE(live_.empty());
+    REQUIRE(ended_ == workload_.requests);
+    const SchedulerStats stats = scheduler_.stats();
+    REQUIRE(stats.pages_used == 0);
+    REQUIRE(stats.running == 0);
+    REQUIRE(stats.waiting == 0);
+    preemptions = stats.preemptions;
+    prefix_hits = stats.prefix_hits;
+  }
+
+  int64_t preemptions = 0, prefix_hits = 0;
+
+ private:
+  struct Live {
+    Request request;
+    std::vector<int32_t> out;
+    int32_t computed = -1;  // unknown: not run yet, or perhaps preempted
+  };
+
+  int32_t pick(int32_t low, int32_t high) {
+    return std::uniform_int_distribution<int32_t>(low, high)(random_);
+  }
+  int32_t max_len() const {
+    return std::min(workload_.config.max_model_len,
+                    workload_.config.num_pages * workload_.config.page_size);
+  }
+  int32_t max_prompt() const { return max_len() - 1; }
+  std::vector<int32_t> random_tokens(int32_t n) {
+    std::vector<int32_t> tokens(static_cast<size_t>(n));
+    for (int32_t& t : tokens) t = pick(0, kVocab - 1);
+    return tokens;
+  }
+
+  void add(RequestId id) {
+    Request r;
+    r.id = id;
+    r.priority = pick(0, 2);
+    r.tokens = random_tokens(pick(1, max_prompt()));
+    if (pick(0, 1) == 0) {
+      const auto& shared = beginnings_[static_cast<size_t>(pick(0, 4))];
+      std::copy_n(shared.begin(), std::min(shared.size(), r.tokens.size()), r.tokens.begin());
+    }
+    r.prompt_len = pick(0, 3) == 0 ? pick(1, static_cast<int32_t>(r.tokens.size()))
+                                   : static_cast<int32_t>(r.tokens.size());
+    const int32_t emitted = static_cast<int32_t>(r.tokens.size()) - r.prompt_len;
+    r.sampling.max_tokens = emitted + pick(1, 30);
+    r.sampling.ignore_eos = pick(0, 1) == 0;
+    if (pick(0, 3) == 0) r.sampling.stop_token_ids = {pick(0, kVocab - 1)};
+    live_[id] = {r, std::vector<int32_t>(r.tokens.begin() + r.prompt_len, r.tokens.end())};
+    scheduler_.add(std::move(r));
+  }
+
+  void cancel_one() {
+    if (live_.empty()) return;
+    auto it = live_.begin();
+    std::advance(it, pick(0, static_cast<int32_t>(live_.size()) - 1));
+    REQUIRE(scheduler_.cancel(it->first));
+    live_.erase(it);
+    ++ended_;
+  }
+
+  void step() {
+    const int64_t preempted_before = scheduler_.stats().preemptions;
+    const StepPlan plan = *scheduler_.plan();
+    if (scheduler_.stats().preemptions != preempted_before) {
+      for (auto& [id, live] : live_) live.computed = -1;
+    }
+    for (const SequenceSlice& s : plan.slices) {
+      Live& live = live_.at(s.request);
+      const auto end = s.first_position + static_cast<int32_t>(s.tokens.size());
+      if (live.computed >= 0) REQUIRE(s.first_position == live.computed);
+      live.computed = end;
+      const int32_t prompt_len = live.request.prompt_len;
+      REQUIRE(s.absorbed == (s.first_position >= prompt_len));
+      REQUIRE((s.absorbed || end <= prompt_len));
+      std::vector<int32_t> all(live.request.tokens.begin(), live.request.tokens.begin() + prompt_len);
+      all.insert(all.end(), live.out.begin(), live.out.end());
+      REQUIRE(end <= static_cast<int32_t>(all.size()));
+      REQUIRE(std::equal(s.tokens.begin(), s.tokens.end(), all.begin() + s.first_position));
+      REQUIRE(s.sample == (end == static_cast<int32_t>(all.size())));
+    }
+    std::vector<Scheduler::Sampled> sampled;
+    for (int32_t token : model_.choose(plan)) sampled.push_back({token, std::nullopt});
+    for (const TokenEvent& e : scheduler_.apply(plan, sampled)) {
+      Live& live = live_.at(e.id);
+      live.out.push_back(*e.token);
+      if (e.finish_reason == FinishReason::kNone) continue;
+      REQUIRE(live.out ==
+              fake_serial(live.request, kVocab, max_len(), workload_.config.eos_token_ids));
+      live_.erase(e.id);
+      ++ended_;
+    }
+    const SchedulerStats stats = scheduler_.stats();
+    REQUIRE(stats.running + stats.waiting == static_cast<int64_t>(live_.size()));
+    REQUIRE(stats.pages_used <= stats.pages_total);
+  }
+
+  const Workload& workload_;
+  std::mt19937_64 random_;
+  Scheduler scheduler_;
+  FakeModel model_;
+  std::vector<std::vector<int32_t>> beginnings_;
+  std::map<RequestId, Live> live_;
+  int ended_ = 0;
+};
+
+TEST_CASE("random workloads end as a run alone, with nothing leaked") {
+  int64_t preemptions = 0, prefix_hits = 0;
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    std::mt19937_64 random(seed * 77);
+    const auto pick = [&](int32_t low, int32_t high) {
+      return std::uniform_int_distribution<int32_t>(low, high)(random);
+    };
+    Workload w;
+    w.seed = seed;
+    w.requests = 100;
+    w.config.max_num_seqs = pick(1, 12);
+    w.config.max_num_batched_tokens = pick(1, 64);
+    w.config.max_model_len = pick(8, 120);
+    w.config.page_size = pick(1, 8);
+    w.config.num_pages = pick(8, 60);
+    w.config.num_pools = pick(1, 3);
+    w.config.enable_prefix_caching = pick(0, 3) != 0;
+    w.config.eos_token_ids = {3, 11};
+    INFO("seed " << seed);
+    Run run(w);
+    run.run();
+    preemptions += run.preemptions;
+    prefix_hits += run.prefix_hits;
+  }
+  // The workloads must reach what they are for.
+  REQUIRE(preemptions > 100);
+  REQUIRE(prefix_hits > 1000);
+}
+
+TEST_CASE("thousands of requests over a pool that holds a few") {
+  Workload w;
+  w.seed = 5;
+  w.requests = 3000;
+  w.config.max_num_seqs = 8;
+  w.config.max_num_batched_tokens = 32;
+  w.config.max_model_len = 48;
+  w.config.page_size = 4;
+  w.config.num_pages = 24;
+  w.config.eos_token_ids = {3};
+  Run run(w);
+  run.run();
+  REQUIRE(run.preemptions > 10);
+}
+
+}  // namespace
+}  // namespace shoal

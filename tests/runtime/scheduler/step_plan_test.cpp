@@ -1,0 +1,90 @@
+#include "runtime/scheduler/step_plan.h"
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <random>
+
+#include "kernels/base/error.h"
+
+namespace shoal {
+namespace {
+
+StepPlan example() {
+  StepPlan plan;
+  plan.number = 0x1122334455667788;
+  plan.exchange = ExpertExchange::kAllToAll;
+  plan.slices.push_back({.request = 7, .first_position = 40, .tokens = {5}, .pages = {1, 2, 9},
+                         .absorbed = true, .sample = true});
+  plan.slices.push_back({.request = ~RequestId{0}, .dp_rank = 3, .first_position = 0,
+                         .tokens = {1, 2, 3, -1}, .pages = {4}, .all_logits = true});
+  return plan;
+}
+
+void require_equal(const StepPlan& a, const StepPlan& b) {
+  REQUIRE(a.number == b.number);
+  REQUIRE(a.kind == b.kind);
+  REQUIRE(a.exchange == b.exchange);
+  REQUIRE(a.slices.size() == b.slices.size());
+  for (size_t i = 0; i < a.slices.size(); ++i) {
+    const SequenceSlice &x = a.slices[i], &y = b.slices[i];
+    REQUIRE(x.request == y.request);
+    REQUIRE(x.dp_rank == y.dp_rank);
+    REQUIRE(x.first_position == y.first_position);
+    REQUIRE(x.tokens == y.tokens);
+    REQUIRE(x.pages == y.pages);
+    REQUIRE(x.absorbed == y.absorbed);
+    REQUIRE(x.sample == y.sample);
+    REQUIRE(x.all_logits == y.all_logits);
+  }
+}
+
+TEST_CASE("a plan survives its bytes") {
+  require_equal(StepPlan::deserialize(example().serialize()), example());
+  StepPlan shutdown;
+  shutdown.kind = StepKind::kShutdown;
+  require_equal(StepPlan::deserialize(shutdown.serialize()), shutdown);
+}
+
+TEST_CASE("a plan cut at any byte, or with bytes after it, is refused") {
+  std::vector<std::byte> bytes = example().serialize();
+  for (size_t n = 0; n < bytes.size(); ++n) {
+    REQUIRE_THROWS_AS(StepPlan::deserialize(std::span(bytes).first(n)), Bug);
+  }
+  bytes.push_back(std::byte{0});
+  REQUIRE_THROWS_AS(StepPlan::deserialize(bytes), Bug);
+}
+
+TEST_CASE("counts beyond the bytes are refused before memory is taken") {
+  const std::vector<std::byte> bytes = example().serialize();
+  // Offsets of num_slices, and of the first slice's num_tokens and num_pages.
+  for (size_t offset : {14u, 18u + 17u, 18u + 21u}) {
+    for (uint32_t count : {0x7FFFFFFFu, 0xFFFFFFFFu, 0x40000001u}) {
+      std::vector<std::byte> changed = bytes;
+      std::memcpy(changed.data() + offset, &count, sizeof count);
+      REQUIRE_THROWS_AS(StepPlan::deserialize(changed), Bug);
+    }
+  }
+}
+
+TEST_CASE("hostile bytes give a plan or a Bug, nothing else") {
+  std::mt19937_64 random(1);
+  const std::vector<std::byte> good = example().serialize();
+  int refused = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<std::byte> bytes = good;
+    for (uint64_t changes = 1 + random() % 4; changes > 0; --changes) {
+      bytes[random() % bytes.size()] = static_cast<std::byte>(random());
+    }
+    if (random() % 4 == 0) bytes.resize(random() % (bytes.size() + 1));
+    try {
+      const StepPlan plan = StepPlan::deserialize(bytes);
+      REQUIRE(plan.serialize() == bytes);
+    } catch (const Bug&) {
+      ++refused;
+    }
+  }
+  REQUIRE(refused > 1000);
+}
+
+}  // namespace
+}  // namespace shoal
