@@ -1,7 +1,9 @@
 #include "runtime/sampling/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <queue>
 #include <vector>
@@ -119,36 +121,30 @@ TokenLogprobs logprobs_of(std::span<const float> logits, float max, int32_t toke
   return result;
 }
 
-// Cuts candidates (weights, unsorted) to the smallest set, largest first, that holds `top_p` of their
-// mass; sorted.
+// Cuts candidates (weights in [0, 1]) to the smallest set, first in rank first, that holds `top_p` of
+// their mass. The bits of positive floats order them, so their upper half is a bucket 0.8 % wide: only
+// the bucket in which the set ends is sorted, however flat the distribution is.
 void keep_top_p(std::vector<Candidate>& candidates, float top_p) {
+  const auto bucket = [](float weight) { return std::bit_cast<uint32_t>(weight) >> 16; };
+  std::vector<double> mass(bucket(1.0f) + 1, 0.0);
+  for (const Candidate& c : candidates) mass[bucket(c.value)] += c.value;
   double total = 0;
-  for (const Candidate& c : candidates) total += c.value;
-  // Candidates below the floor hold less than 1 - top_p of the mass together, so none of them is in
-  // the set: with a peaked distribution a few remain to be sorted.
-  const double floor = (1.0 - top_p) * total / static_cast<double>(candidates.size());
-  std::erase_if(candidates, [&](const Candidate& c) { return c.value < floor; });
+  for (double m : mass) total += m;
   const double wanted = top_p * total;
-  double mass = 0;
-  size_t sorted = 0;
-  // Sorts pieces of growing size until the mass is reached: a flat distribution need not be sorted
-  // as a whole.
-  for (size_t piece = 256; sorted < candidates.size(); piece *= 4) {
-    const size_t end = std::min(candidates.size(), sorted + piece);
-    const auto begin = candidates.begin() + static_cast<ptrdiff_t>(sorted);
-    if (end < candidates.size()) {
-      std::nth_element(begin, candidates.begin() + static_cast<ptrdiff_t>(end), candidates.end(),
-                       ranks_before);
-    }
-    std::sort(begin, candidates.begin() + static_cast<ptrdiff_t>(end), ranks_before);
-    for (; sorted < end; ++sorted) {
-      mass += candidates[sorted].value;
-      if (mass >= wanted) {
-        candidates.resize(sorted + 1);
-        return;
-      }
-    }
+  double held = 0;
+  size_t edge = mass.size() - 1;
+  while (edge > 0 && held + mass[edge] < wanted) held += mass[edge--];
+  std::vector<Candidate> on_edge;
+  std::ranges::copy_if(candidates, std::back_inserter(on_edge),
+                       [&](const Candidate& c) { return bucket(c.value) == edge; });
+  std::ranges::sort(on_edge, ranks_before);
+  Candidate last = {};
+  for (const Candidate& c : on_edge) {
+    last = c;
+    held += c.value;
+    if (held >= wanted) break;
   }
+  std::erase_if(candidates, [&](const Candidate& c) { return ranks_before(last, c); });
 }
 
 int32_t draw(std::span<const Candidate> candidates, double random) {

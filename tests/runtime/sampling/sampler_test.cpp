@@ -147,7 +147,7 @@ TEST_CASE("the distribution of draws") {
   }
 }
 
-TEST_CASE("top_p over a flat distribution larger than one sorted piece") {
+TEST_CASE("top_p over equal weights takes the lower ids") {
   const std::vector<float> flat(5000, 1.0f);
   SamplingParams p;
   p.top_p = 0.5f;
