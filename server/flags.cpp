@@ -1,0 +1,239 @@
+#include "server/flags.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <set>
+
+namespace shoal {
+namespace {
+
+constexpr const char* kSecret = "--api-key";
+constexpr const char* kMask = "***";
+
+std::string environment_name(const CLI::Option& option) {
+  std::string name = "SHOAL_";
+  for (const char c : option.get_lnames().front()) {
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return name;
+}
+
+// Flags that are settings: not --help, --print-config or a positional.
+bool is_setting(const CLI::Option& option) {
+  return !option.get_lnames().empty() && option.get_configurable();
+}
+
+std::string joined(const std::vector<std::string>& values) {
+  std::string text;
+  for (const std::string& value : values) text += (text.empty() ? "" : ",") + value;
+  return text;
+}
+
+void collect_names(const CLI::App& app, std::set<std::string>* names) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (!option->get_envname().empty()) names->insert(option->get_envname());
+  }
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    collect_names(*sub, names);
+  }
+}
+
+}  // namespace
+
+void add_engine_flags(CLI::App& app, EngineOptions& o) {
+  const std::string group = "Engine";
+  app.add_option("--model,model", o.model,
+                 "Checkpoint folder, or org/name in the local Hugging Face cache")
+      ->required()
+      ->group(group);
+  app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--device", o.device, "Device of the ranks")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--dtype", o.dtype, "Type of weights and activations; auto: bfloat16")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache; auto: as --dtype")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--tensor-parallel-size,--tp,--tp-size", o.tensor_parallel_size,
+                 "Ranks: processes over which heads and experts are split")
+      ->check(CLI::Range(1, 4096))
+      ->group(group)
+      ->capture_default_str();
+  app.add_flag("--enable-dp-attention", o.dp_attention,
+               "Split requests over the ranks instead of attention heads")
+      ->group(group);
+  app.add_option("--expert-exchange", o.expert_exchange,
+                 "How tokens reach experts; auto: by the size of the batch")
+      ->check(CLI::IsMember({"auto", "replicated", "all-to-all"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--threads-per-rank", o.threads_per_rank, "CPU threads of a rank; 0: cores / ranks")
+      ->check(CLI::Range(0, 4096))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-model-len,--context-length", o.max_model_len,
+                 "Tokens of prompt and output together; 0: what model and memory allow")
+      ->check(CLI::Range(0, 1 << 30))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences in one step at most")
+      ->check(CLI::Range(1, 65536))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens in one step at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--block-size", o.page_size, "Tokens in a page of the KV cache")
+      ->check(CLI::Range(1, 4096))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--kv-cache-tokens", o.kv_cache_tokens,
+                 "Tokens that the KV cache holds; 0: from --kv-cache-memory")
+      ->check(CLI::NonNegativeNumber)
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--kv-cache-memory", o.kv_cache_memory_bytes,
+                 "Bytes of KV cache of a rank (4GiB); 0: 4 GiB or a quarter of what is free")
+      ->transform(CLI::AsSizeValue(false))
+      ->group(group)
+      ->capture_default_str();
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.enable_prefix_caching,
+               "Reuse the KV cache of prompts that begin alike (on by default)")
+      ->group(group);
+}
+
+void add_serve_flags(CLI::App& app, ServeOptions& o) {
+  const std::string group = "Server";
+  app.add_option("--host", o.host, "Address to listen on")->group(group)->capture_default_str();
+  app.add_option("--port", o.port, "Port to listen on; 0: any free one, named in the ready line")
+      ->check(CLI::Range(0, 65535))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--served-model-name", o.served_model_name, "Name of the model; default: --model")
+      ->group(group);
+  app.add_option("--api-key", o.api_key, "Calls must carry `authorization: Bearer KEY`")->group(group);
+  app.add_option("--chat-template", o.chat_template, "File with a chat template to use instead")
+      ->group(group);
+  app.add_option("--generation-config", o.generation_config,
+                 "auto: default sampling from generation_config.json; vllm: ignore that file")
+      ->check(CLI::IsMember({"auto", "vllm"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--max-queue", o.max_queue,
+                 "Sequences alive at once, waiting ones included; more are RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--drain-timeout", o.drain_timeout,
+                 "Seconds that running calls get to finish after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--stream-stall-timeout", o.stream_stall_timeout,
+                 "Seconds after which a stream whose client does not read is cancelled")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->group(group)
+      ->capture_default_str();
+}
+
+void add_chat_flags(CLI::App& app, ChatOptions& o) {
+  app.add_option("message", o.message, "The question; without one: stdin, or a session on a terminal");
+  app.add_option("--server", o.server, "host:port of the server")->capture_default_str();
+  app.add_option("--api-key", o.api_key, "Key of the server");
+  app.add_option("--system", o.system, "System prompt");
+  app.add_flag("--reasoning,!--no-reasoning", o.reasoning, "Show what the model thinks (default)");
+  app.add_flag("--stats", o.stats, "Print time to first token and tokens per second");
+  app.add_option("--timeout", o.timeout, "Seconds for one answer; 0: no limit")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  const std::string group = "Sampling (default: the server's)";
+  app.add_option("--temperature", o.temperature, "0: the most likely token")->group(group);
+  app.add_option("--top-p", o.top_p, "(0, 1]")->group(group);
+  app.add_option("--top-k", o.top_k, "0: off")->group(group);
+  app.add_option("--min-p", o.min_p, "[0, 1]")->group(group);
+  app.add_option("--repetition-penalty", o.repetition_penalty, "1: off")->group(group);
+  app.add_option("--presence-penalty", o.presence_penalty, "[-2, 2]")->group(group);
+  app.add_option("--frequency-penalty", o.frequency_penalty, "[-2, 2]")->group(group);
+  app.add_option("--seed", o.seed, "Same seed, same answer")->group(group);
+  app.add_option("--max-tokens", o.max_tokens, "Tokens of the answer at most")->group(group);
+  app.add_option("--stop", o.stop, "String that ends the answer; may be repeated")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(group);
+}
+
+void add_environment_twins(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    if (is_setting(*option)) option->envname(environment_name(*option));
+  }
+  for (CLI::App* sub : app.get_subcommands([](CLI::App*) { return true; })) {
+    add_environment_twins(*sub);
+  }
+}
+
+std::vector<std::string> unknown_environment(const CLI::App& app) {
+  std::set<std::string> known;
+  collect_names(app, &known);
+  std::vector<std::string> unknown;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    const std::string name = text.substr(0, text.find('='));
+    if (name.rfind("SHOAL_", 0) == 0 && known.count(name) == 0) unknown.push_back(name);
+  }
+  std::sort(unknown.begin(), unknown.end());
+  return unknown;
+}
+
+std::vector<std::string> non_default_args(const CLI::App& command) {
+  std::vector<std::string> args;
+  for (const CLI::Option* option : command.get_options()) {
+    if (!is_setting(*option) || option->count() == 0) continue;
+    const std::string name = "--" + option->get_lnames().front();
+    args.push_back(name + "=" + (name == kSecret ? kMask : joined(option->results())));
+  }
+  return args;
+}
+
+std::string print_config(const CLI::App& command) {
+  std::string text;
+  for (const CLI::Option* option : command.get_options()) {
+    if (!is_setting(*option)) continue;
+    const std::string name = "--" + option->get_lnames().front();
+    std::string value = option->count() > 0 ? joined(option->results()) : option->get_default_str();
+    if (name == kSecret && !value.empty()) value = kMask;
+    text += name + "=" + value + "\n";
+  }
+  return text;
+}
+
+std::vector<std::string> normalise_args(int argc, const char* const* argv) {
+  std::vector<std::string> args;
+  bool only_values = false;
+  for (int i = 1; i < argc; ++i) {
+    std::string arg = argv[i];
+    if (only_values) {
+      args.push_back(arg);
+      continue;
+    }
+    only_values = arg == "--";
+    if (arg == "-tp") {
+      arg = "--tensor-parallel-size";
+    } else if (arg.rfind("--", 0) == 0) {
+      std::replace(arg.begin(), arg.begin() + std::min(arg.find('='), arg.size()), '_', '-');
+    }
+    args.push_back(arg);
+  }
+  return args;
+}
+
+}  // namespace shoal

@@ -1,0 +1,33 @@
+// The command line: names, help and ranges of every flag, and their environment twins SHOAL_<NAME>.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "server/chat_command.h"
+#include "server/engine_options.h"
+#include "server/serve_command.h"
+
+namespace shoal {
+
+void add_engine_flags(CLI::App& app, EngineOptions& options);
+void add_serve_flags(CLI::App& app, ServeOptions& options);
+void add_chat_flags(CLI::App& app, ChatOptions& options);
+
+// Gives every flag of `app` and its subcommands the variable SHOAL_<NAME>; a flag wins over it.
+void add_environment_twins(CLI::App& app);
+// Variables SHOAL_* that no flag reads: a typing error, or another version's.
+std::vector<std::string> unknown_environment(const CLI::App& app);
+
+// What was given by flag or environment, "--name=value" each, secrets masked.
+std::vector<std::string> non_default_args(const CLI::App& command);
+// Every flag with its value in force, one a line, as a shell would take it back; secrets masked.
+std::string print_config(const CLI::App& command);
+
+// Names as people type them: --max_model_len becomes --max-model-len, -tp becomes
+// --tensor-parallel-size. Values are left alone.
+std::vector<std::string> normalise_args(int argc, const char* const* argv);
+
+}  // namespace shoal

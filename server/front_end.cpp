@@ -1,0 +1,239 @@
+#include "server/front_end.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "server/conversation.h"
+#include "server/request_validation.h"
+
+namespace shoal {
+namespace {
+
+// Unicode normalisation may shorten text before it is tokenized: a Hangul syllable of three letters
+// composes from 9 bytes to 3, the most that any composition gives.
+constexpr size_t kNormalisationFactor = 3;
+
+uint64_t draw_seed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+v1::ServerState server_state(EngineState state, bool draining) {
+  if (draining) return v1::SERVER_STATE_DRAINING;
+  switch (state) {
+    case EngineState::kStarting:
+    case EngineState::kLoading:
+      return v1::SERVER_STATE_LOADING;
+    case EngineState::kReady:
+      return v1::SERVER_STATE_READY;
+    case EngineState::kRestarting:
+      return v1::SERVER_STATE_RESTARTING;
+    case EngineState::kFailed:
+      return v1::SERVER_STATE_FAILED;
+    case EngineState::kStopped:
+      return v1::SERVER_STATE_DRAINING;
+  }
+  return v1::SERVER_STATE_UNSPECIFIED;
+}
+
+}  // namespace
+
+FrontEnd::FrontEnd(ServedModel model, Tokenizer tokenizer, std::optional<ChatTemplate> chat_template,
+                   EngineClient& engine, int64_t max_sequences)
+    : model_(std::move(model)),
+      tokenizer_(std::move(tokenizer)),
+      chat_template_(std::move(chat_template)),
+      engine_(engine),
+      book_(std::make_shared<CallBook>(max_sequences)) {
+  for (int32_t id = 0; id < tokenizer_.vocab_size(); ++id) {
+    longest_token_ = std::max(longest_token_, tokenizer_.token_bytes(id).size());
+  }
+  longest_token_ *= kNormalisationFactor;
+  try {
+    check_sampling({}, model_.defaults, {1, model_.vocab_size});
+  } catch (const InvalidInput& error) {
+    throw_invalid("generation_config.json: {}", error.what());
+  }
+}
+
+RequestLimits FrontEnd::ready_limits() const {
+  if (draining_) throw CallRefused(CallCode::kUnavailable, "the server is shutting down");
+  const EngineStatus status = engine_.status();
+  switch (status.state) {
+    case EngineState::kReady:
+    case EngineState::kRestarting:  // calls wait for the new ranks
+      return {status.max_model_len, model_.vocab_size};
+    case EngineState::kStarting:
+    case EngineState::kLoading:
+      throw CallRefused(CallCode::kUnavailable,
+                        fmt::format("the model is loading ({})", status.detail));
+    case EngineState::kFailed:
+      throw CallRefused(CallCode::kUnavailable,
+                        fmt::format("the engine failed: {}", status.detail));
+    case EngineState::kStopped:
+      break;
+  }
+  throw CallRefused(CallCode::kUnavailable, "the server is shutting down");
+}
+
+void FrontEnd::check_model(const std::string& name) const {
+  if (name.empty() || name == model_.name) return;
+  throw CallRefused(CallCode::kNotFound,
+                    fmt::format("model is \"{}\"; this server has \"{}\"", name, model_.name));
+}
+
+std::string FrontEnd::render(const google::protobuf::RepeatedPtrField<v1::Message>& messages,
+                             const google::protobuf::RepeatedPtrField<std::string>& tools,
+                             const google::protobuf::Map<std::string, std::string>& kwargs) const {
+  check_messages(messages);
+  check_tools(tools);
+  check_template_kwargs(kwargs);
+  if (!chat_template_) {
+    throw_invalid("{} has no chat template: use Complete, or start the server with --chat-template",
+                  model_.name);
+  }
+  return render_conversation(*chat_template_, messages, tools, kwargs);
+}
+
+std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request) {
+  const RequestLimits limits = ready_limits();
+  check_model(request.model());
+  check_priority(request.priority());
+  CallSampling sampling = check_sampling(request.sampling(), model_.defaults, limits);
+  const std::string text =
+      render(request.messages(), request.tools(), request.chat_template_kwargs());
+  check_prompt_bytes(text.size(), longest_token_, limits);
+  std::vector<int32_t> prompt = tokenizer_.encode(text, {.add_special_tokens = false});
+  fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
+  const OutputFormat format{.split_reasoning = true,
+                            .starts_in_reasoning = prompt_opens_reasoning(text)};
+  return admit("chat", std::move(sampling), format, std::move(prompt), request.priority(),
+               !request.has_stream() || request.stream());
+}
+
+std::shared_ptr<Call> FrontEnd::complete(const v1::CompleteRequest& request) {
+  const RequestLimits limits = ready_limits();
+  check_model(request.model());
+  check_priority(request.priority());
+  CallSampling sampling = check_sampling(request.sampling(), model_.defaults, limits);
+  std::vector<int32_t> prompt;
+  switch (request.prompt_case()) {
+    case v1::CompleteRequest::kText:
+      check_prompt_bytes(request.text().size(), longest_token_, limits);
+      prompt = tokenizer_.encode(request.text());
+      break;
+    case v1::CompleteRequest::kTokenIds:
+      check_token_ids(request.token_ids().ids(), "token_ids.ids", limits.vocab_size);
+      prompt.assign(request.token_ids().ids().begin(), request.token_ids().ids().end());
+      break;
+    case v1::CompleteRequest::PROMPT_NOT_SET:
+      throw_invalid("prompt is missing; text or token_ids must be set");
+  }
+  fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
+  return admit("cmpl", std::move(sampling), {}, std::move(prompt), request.priority(),
+               !request.has_stream() || request.stream());
+}
+
+std::shared_ptr<Call> FrontEnd::admit(const char* id_prefix, CallSampling sampling,
+                                      OutputFormat format, std::vector<int32_t> prompt,
+                                      int32_t priority, bool stream) {
+  if (!sampling.has_seed) sampling.params.seed = draw_seed();
+  const int32_t n = sampling.n;
+  book_->admit(n);
+  Call::Setup setup;
+  setup.first_request_id = next_id_.fetch_add(n);
+  setup.id = fmt::format("{}-{:x}", id_prefix, draw_seed());
+  setup.sampling = std::move(sampling);
+  setup.format = format;
+  setup.prompt = std::move(prompt);
+  setup.priority = priority;
+  setup.stream = stream;
+  return std::make_shared<Call>(std::move(setup), tokenizer_, engine_, book_);
+}
+
+v1::TokenizeResponse FrontEnd::tokenize(const v1::TokenizeRequest& request) const {
+  v1::TokenizeResponse response;
+  std::vector<int32_t> ids;
+  switch (request.input_case()) {
+    case v1::TokenizeRequest::kText:
+      ids = tokenizer_.encode(request.text(), {.add_special_tokens = !request.has_add_special_tokens() ||
+                                                                     request.add_special_tokens()});
+      break;
+    case v1::TokenizeRequest::kConversation: {
+      const v1::Conversation& conversation = request.conversation();
+      response.set_rendered(render(conversation.messages(), conversation.tools(),
+                                   conversation.chat_template_kwargs()));
+      ids = tokenizer_.encode(response.rendered(), {.add_special_tokens = false});
+      break;
+    }
+    case v1::TokenizeRequest::INPUT_NOT_SET:
+      throw_invalid("input is missing; text or conversation must be set");
+  }
+  response.mutable_ids()->Add(ids.begin(), ids.end());
+  return response;
+}
+
+v1::DetokenizeResponse FrontEnd::detokenize(const v1::DetokenizeRequest& request) const {
+  check_token_ids(request.ids(), "ids", model_.vocab_size);
+  v1::DetokenizeResponse response;
+  response.set_text(tokenizer_.decode({request.ids().data(), static_cast<size_t>(request.ids_size())},
+                                      request.skip_special_tokens()));
+  return response;
+}
+
+v1::GetModelResponse FrontEnd::model() const {
+  v1::GetModelResponse response;
+  response.set_name(model_.name);
+  response.set_architecture(model_.architecture);
+  response.set_context_length(engine_.status().max_model_len);
+  response.set_vocab_size(model_.vocab_size);
+  response.mutable_eos_token_ids()->Add(model_.eos_token_ids.begin(), model_.eos_token_ids.end());
+  if (model_.bos_token_id) response.set_bos_token_id(*model_.bos_token_id);
+  response.set_has_chat_template(chat_template_.has_value());
+  const SamplingParams params = check_sampling({}, model_.defaults, {1, model_.vocab_size}).params;
+  v1::SamplingParams* defaults = response.mutable_default_sampling();
+  defaults->set_temperature(params.temperature);
+  defaults->set_top_p(params.top_p);
+  defaults->set_top_k(params.top_k);
+  defaults->set_min_p(params.min_p);
+  defaults->set_repetition_penalty(params.repetition_penalty);
+  return response;
+}
+
+v1::GetStatusResponse FrontEnd::status() const {
+  const EngineStatus engine = engine_.status();
+  const CallCounts calls = book_->counts();
+  v1::GetStatusResponse response;
+  response.set_state(server_state(engine.state, draining_));
+  response.set_detail(engine.detail);
+  response.set_uptime_seconds(std::chrono::duration<double>(Clock::now() - started_).count());
+  response.set_world_size(engine.world_size);
+  for (const std::string& rank : engine.ranks) response.add_ranks(rank);
+  response.set_weight_bytes(engine.weight_bytes);
+  response.set_kv_cache_bytes(engine.kv_cache_bytes);
+  response.set_kv_tokens(engine.kv_tokens);
+  response.set_kv_pages_total(engine.pages_total);
+  response.set_kv_pages_used(engine.pages_used);
+  response.set_requests_running(engine.running);
+  response.set_requests_waiting(engine.waiting);
+  response.set_streams_open(calls.open);
+  response.set_prefix_queries(engine.prefix_queries);
+  response.set_prefix_hits(engine.prefix_hits);
+  response.set_preemptions(engine.preemptions);
+  response.set_steps(engine.steps);
+  response.set_prompt_tokens(engine.prompt_tokens);
+  response.set_generated_tokens(engine.generated_tokens);
+  response.set_engine_restarts(engine.restarts);
+  response.set_calls_ok(calls.ok);
+  response.set_calls_cancelled(calls.cancelled);
+  response.set_calls_deadline_exceeded(calls.deadline_exceeded);
+  response.set_calls_rejected(calls.rejected);
+  response.set_calls_failed(calls.failed);
+  return response;
+}
+
+}  // namespace shoal

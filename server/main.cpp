@@ -1,0 +1,143 @@
+// The `shoal` command: command line in, exit code out. The only place that turns an error into an exit:
+//   0 fine, 1 the command's own failure, 2 bad input (flag, file, request), 3 device fault, 4 bug.
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "server/chat_command.h"
+#include "server/flags.h"
+#include "server/serve_command.h"
+#if __has_include("server/inspect_command.h")
+#include "server/inspect_command.h"
+#define SHOAL_HAS_INSPECT
+#endif
+#if __has_include("server/logits_command.h")
+#include "server/logits_command.h"
+#define SHOAL_HAS_LOGITS
+#endif
+#if __has_include("server/rank_command.h")
+#include "server/rank_command.h"
+#define SHOAL_HAS_RANK
+#endif
+
+namespace shoal {
+namespace {
+
+enum ExitCode { kOk = 0, kInvalidInput = 2, kDeviceFault = 3, kBug = 4 };
+
+void log_to_stderr() {
+  auto logger = spdlog::stderr_color_mt("shoal");
+  logger->set_pattern("%Y-%m-%d %H:%M:%S %^%L%$ %v");
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// One line, whatever the message holds: scripts and people read it as one.
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+int fail(int code, const std::string& message) {
+  fmt::print(stderr, "shoal: error: {}\n", one_line(message));
+  return code;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"Serves DeepSeek models, and dense models distilled from them, over gRPC.", "shoal"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("shoal ") + SHOAL_VERSION);
+  app.footer("Every flag has an environment variable: --max-model-len is SHOAL_MAX_MODEL_LEN.");
+  bool show_config = false;
+
+  ServeOptions serve_options;
+  CLI::App* serve = app.add_subcommand("serve", "Serve a model over gRPC");
+  add_engine_flags(*serve, serve_options.engine);
+  add_serve_flags(*serve, serve_options);
+  serve->add_flag("--print-config", show_config, "Print every flag with its value, and end")
+      ->configurable(false);
+
+  ChatOptions chat_options;
+  CLI::App* chat = app.add_subcommand("chat", "Ask a running server: once, in a pipe, or a session");
+  add_chat_flags(*chat, chat_options);
+
+#ifdef SHOAL_HAS_LOGITS
+  LogitsOptions logits_options;
+  CLI::App* logits = app.add_subcommand("logits", "Write the logits of every position to a file");
+  add_engine_flags(*logits, logits_options.engine);
+  add_logits_flags(*logits, logits_options);
+#endif
+#ifdef SHOAL_HAS_INSPECT
+  InspectOptions inspect_options;
+  CLI::App* inspect = app.add_subcommand("inspect", "Show a checkpoint without loading it");
+  add_inspect_flags(*inspect, inspect_options);
+#endif
+#ifdef SHOAL_HAS_RANK
+  EngineOptions rank_options;
+  std::string socket_path;
+  CLI::App* rank = app.add_subcommand("rank", "One rank of an engine; started by serve");
+  rank->group("");  // not for people: left out of --help
+  add_engine_flags(*rank, rank_options);
+  rank->add_option("--socket", socket_path, "Unix socket of rank 0")->required();
+#endif
+  CLI::App* version = app.add_subcommand("version", "Print the version");
+
+  add_environment_twins(app);
+  std::vector<std::string> args = normalise_args(argc, argv);
+  std::reverse(args.begin(), args.end());  // CLI11 takes them from the back
+  try {
+    app.parse(std::move(args));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
+  }
+
+  log_to_stderr();
+  if (version->parsed()) {
+    fmt::print("shoal {}\n", SHOAL_VERSION);
+    return kOk;
+  }
+  if (chat->parsed()) return run_chat(chat_options);
+#ifdef SHOAL_HAS_LOGITS
+  if (logits->parsed()) return run_logits(logits_options);
+#endif
+#ifdef SHOAL_HAS_INSPECT
+  if (inspect->parsed()) return run_inspect(inspect_options);
+#endif
+#ifdef SHOAL_HAS_RANK
+  if (rank->parsed()) return run_rank(rank_options, socket_path);
+#endif
+  if (show_config) {
+    fmt::print("{}", print_config(*serve));
+    return kOk;
+  }
+  for (const std::string& name : unknown_environment(app)) {
+    spdlog::warn("unknown environment variable {}: no flag reads it", name);
+  }
+  std::string given;
+  for (const std::string& arg : non_default_args(*serve)) given += (given.empty() ? "" : " ") + arg;
+  spdlog::info("shoal {}", SHOAL_VERSION);
+  spdlog::info("non-default args: {}", given);
+  return run_serve(serve_options);
+}
+
+}  // namespace
+}  // namespace shoal
+
+int main(int argc, char** argv) {
+  try {
+    return shoal::run(argc, argv);
+  } catch (const shoal::InvalidInput& error) {
+    return shoal::fail(shoal::kInvalidInput, error.what());
+  } catch (const shoal::DeviceFault& error) {
+    return shoal::fail(shoal::kDeviceFault, error.what());
+  } catch (const std::exception& error) {
+    return shoal::fail(shoal::kBug, fmt::format("bug: {}", error.what()));
+  }
+}
