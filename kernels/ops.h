@@ -79,8 +79,8 @@ class Ops {
                             const Tensor& out) = 0;  // [T, hidden]
 
   // out = x, the same shape; both may be strided in every dimension but the last.
-  virtual void copy(const Tensor& x,        // up to [a, b, c]
-                    const Tensor& out) = 0;  // F32 both
+  virtual void copy(const Tensor& x,         // up to [a, b, c]
+                    const Tensor& out) = 0;
 
   // y += x, in place.
   virtual void add(const Tensor& x,        // [T, dim]
@@ -171,7 +171,8 @@ class Ops {
 
   // Stable sort of the (token, choice) pairs whose expert is in [first_expert, first_expert + E_local)
   // by expert, then token, then choice. Ids outside the range (or negative) get slot -1.
-  // Returns the number of rows.
+  // Returns how many rows hold all of them: exact on the CPU; on a device that keeps the count to
+  // itself T * top_k (rows past offsets[E_local] are then garbage, and source_row names row 0).
   virtual int64_t sort_by_expert(const Tensor& expert_ids,  // [T, top_k] I32
                                  int32_t first_expert,
                                  const Tensor& source_row,  // [T * top_k] I32: token of a sorted row

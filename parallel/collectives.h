@@ -1,4 +1,5 @@
-// Collectives: the data plane. Tensors are device memory of this rank, F32 (I32 where said), contiguous.
+// Collectives: the data plane. Tensors are device memory of this rank, contiguous, F32 or the
+// activations' type (I32 where said).
 // All ranks call the same methods in the same order with agreeing sizes; one thread calls. A lost or
 // late peer throws DeviceFault. World size 1 (parallel/self) copies or does nothing: callers have no if.
 //

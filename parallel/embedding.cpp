@@ -24,7 +24,7 @@ void VocabParallelEmbedding::load(WeightSource& source, const std::string& name,
 }
 
 Tensor VocabParallelEmbedding::forward(ExecContext& ctx, const Tensor& ids) const {
-  const Tensor out = ctx.workspace.tensor(DType::kF32, {ids.dim(0), weight_.k()});  // [T, hidden]
+  const Tensor out = ctx.workspace.tensor(ctx.activation_dtype, {ids.dim(0), weight_.k()});
   // Each row is held by one rank and is zero on the others: the sum is exact.
   ctx.ops.embedding(ids, weight_.data, rows_.begin, out);
   ctx.comm.all_reduce_sum(out);

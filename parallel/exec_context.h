@@ -11,6 +11,7 @@ struct ExecContext {
   Ops& ops;
   Workspace& workspace;
   Collectives& comm;
+  DType activation_dtype = DType::kF32;  // F32 on the CPU; BF16 where the device multiplies in it
 };
 
 }  // namespace shoal

@@ -58,7 +58,7 @@ Tensor dispatch_and_combine(ExecContext& ctx, const ShardTable& expert_ranges, c
                   weights.dim(0) == tokens && weights.dim(1) == top_k,
               "x {}, ids {}, weights {}", x.shape_string(), expert_ids.shape_string(),
               weights.shape_string());
-  const Tensor out = ctx.workspace.tensor(DType::kF32, {tokens, hidden});
+  const Tensor out = ctx.workspace.tensor(x.dtype, {tokens, hidden});
   Workspace::Scope scope(ctx.workspace);
   Device& device = ctx.workspace.device();
 
@@ -87,11 +87,11 @@ Tensor dispatch_and_combine(ExecContext& ctx, const ShardTable& expert_ranges, c
   ctx.comm.all_to_all_rows(send_choices, plan.rows_per_rank, recv_choices, recv_rows);
 
   // Dispatch the tokens.
-  const Tensor send_x = ctx.workspace.tensor(DType::kF32, {sent, hidden});
+  const Tensor send_x = ctx.workspace.tensor(x.dtype, {sent, hidden});
   if (sent > 0) {
     ctx.ops.gather_rows(x, ctx.workspace.from_host(DType::kI32, plan.token.data(), {sent}), send_x);
   }
-  const Tensor recv_x = ctx.workspace.tensor(DType::kF32, {received, hidden});
+  const Tensor recv_x = ctx.workspace.tensor(x.dtype, {received, hidden});
   ctx.comm.all_to_all_rows(send_x, plan.rows_per_rank, recv_x, recv_rows);
 
   // This rank's experts, for everybody's tokens.
@@ -111,7 +111,7 @@ Tensor dispatch_and_combine(ExecContext& ctx, const ShardTable& expert_ranges, c
   }
 
   // Combine: one partial row comes back for every row that was sent, and they add in rank order.
-  const Tensor returned = ctx.workspace.tensor(DType::kF32, {sent, hidden});
+  const Tensor returned = ctx.workspace.tensor(x.dtype, {sent, hidden});
   ctx.comm.all_to_all_rows(partial, recv_rows, returned, plan.rows_per_rank);
   if (tokens > 0) {
     const std::vector<float> ones(tokens * ranks, 1.0f);

@@ -4,7 +4,7 @@
 
 namespace shoal {
 
-Tensor Linear::forward(ExecContext& ctx, const Tensor& x) const {
+Tensor Linear::forward(ExecContext& ctx, const Tensor& x, DType out_dtype) const {
   SHOAL_CHECK(x.rank == 2 && x.dim(1) == weight_.k(), "{} times the transpose of {}",
               x.shape_string(), weight_.data.shape_string());
   const int64_t rows = x.dim(0);
@@ -13,10 +13,10 @@ Tensor Linear::forward(ExecContext& ctx, const Tensor& x) const {
     // A rank without input features (more ranks than units of the dimension) adds nothing to the
     // sum.
     SHOAL_CHECK(!bias_.defined());
-    const std::vector<float> zeros(rows * n, 0.0f);
-    return ctx.workspace.from_host(DType::kF32, zeros.data(), {rows, n});
+    const std::vector<std::byte> zeros(rows * n * dtype_size(out_dtype));
+    return ctx.workspace.from_host(out_dtype, zeros.data(), {rows, n});
   }
-  const Tensor out = ctx.workspace.tensor(DType::kF32, {rows, n});  // [T, n held]
+  const Tensor out = ctx.workspace.tensor(out_dtype, {rows, n});  // [T, n held]
   if (rows > 0 && n > 0) ctx.ops.linear(x, weight_, bias_, out);
   return out;
 }

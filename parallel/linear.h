@@ -17,7 +17,10 @@ namespace shoal {
 
 class Linear {
  public:
-  Tensor forward(ExecContext& ctx, const Tensor& x) const;  // [T, k held] -> [T, n held]
+  // [T, k held] -> [T, n held], of ctx.activation_dtype.
+  Tensor forward(ExecContext& ctx, const Tensor& x) const { return forward(ctx, x, ctx.activation_dtype); }
+  // The same, of another type (routers: F32).
+  Tensor forward(ExecContext& ctx, const Tensor& x, DType out_dtype) const;
   const Weight& weight() const { return weight_; }
 
  protected:

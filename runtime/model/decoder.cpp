@@ -70,7 +70,7 @@ void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLaye
 
 Tensor logits_of_rows(ExecContext& ctx, const ParallelLayout& layout, const ParallelLmHead& head,
                       const ModelBatch& batch, const Tensor& hidden) {
-  Tensor rows = ctx.workspace.tensor(DType::kF32, {batch.logits_rows.dim(0), hidden.dim(1)});
+  Tensor rows = ctx.workspace.tensor(hidden.dtype, {batch.logits_rows.dim(0), hidden.dim(1)});
   ctx.ops.gather_rows(hidden, batch.logits_rows, rows);
   if (layout.dp_attention) rows = gather_tokens(ctx, rows, batch.logits_per_rank);
   return head.forward(ctx, rows);
@@ -79,7 +79,7 @@ Tensor logits_of_rows(ExecContext& ctx, const ParallelLayout& layout, const Para
 Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const {
   const auto eps = static_cast<float>(config_.rms_norm_eps);
   Tensor residual = embed_own_tokens(ctx, layout_, embed_tokens_, batch);  // [T, hidden]
-  Tensor h = ctx.workspace.tensor(DType::kF32, {batch.num_tokens, config_.hidden_size});
+  Tensor h = ctx.workspace.tensor(ctx.activation_dtype, {batch.num_tokens, config_.hidden_size});
   ctx.ops.rms_norm(residual, layers_.front().input_layernorm, eps, h);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Tensor& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;

@@ -14,7 +14,7 @@ Tensor gather_tokens(ExecContext& ctx, const Tensor& x, const std::vector<int64_
 }
 
 Tensor reduce_scatter_tokens(ExecContext& ctx, const Tensor& x, const std::vector<int64_t>& rows) {
-  Tensor own = ctx.workspace.tensor(DType::kF32, {rows[ctx.comm.rank()], x.dim(1)});
+  Tensor own = ctx.workspace.tensor(x.dtype, {rows[ctx.comm.rank()], x.dim(1)});
   ctx.comm.reduce_scatter_rows(x, rows, own);
   return own;
 }
@@ -80,7 +80,7 @@ MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layou
 }
 
 MoeFeedForward::Routing MoeFeedForward::route(ExecContext& ctx, const Tensor& x) const {
-  Tensor logits = gate_.forward(ctx, x);  // [T, n_routed_experts]
+  Tensor logits = gate_.forward(ctx, x, DType::kF32);  // [T, n_routed_experts]
   Routing routing{ctx.workspace.tensor(DType::kI32, {x.dim(0), router_.top_k}),
                   ctx.workspace.tensor(DType::kF32, {x.dim(0), router_.top_k})};
   ctx.ops.route(logits, e_score_correction_bias_, router_, routing.expert_ids, routing.weights);
@@ -92,15 +92,15 @@ Tensor MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Te
   Workspace& ws = ctx.workspace;
   const int64_t T = x.dim(0), top_k = expert_ids.dim(1), hidden = x.dim(1);
   const auto inner = gate_proj_.front().n();
-  Tensor out = ws.tensor(DType::kF32, {T, hidden});
+  Tensor out = ws.tensor(x.dtype, {T, hidden});
   Tensor source_row = ws.tensor(DType::kI32, {T * top_k});
   Tensor slot = ws.tensor(DType::kI32, {T, top_k});
   Tensor offsets = ws.tensor(DType::kI32, {experts_.size() + 1});
   const int64_t rows = ctx.ops.sort_by_expert(expert_ids, static_cast<int32_t>(experts_.begin),
                                               source_row, slot, offsets);
-  Tensor sorted = ws.tensor(DType::kF32, {rows, hidden});
+  Tensor sorted = ws.tensor(x.dtype, {rows, hidden});
   ctx.ops.gather_rows(x, source_row.slice(0, 0, rows), sorted);
-  Tensor gate = ws.tensor(DType::kF32, {rows, inner}), up = ws.tensor(DType::kF32, {rows, inner});
+  Tensor gate = ws.tensor(x.dtype, {rows, inner}), up = ws.tensor(x.dtype, {rows, inner});
   ctx.ops.grouped_linear(sorted, gate_proj_, offsets, gate);
   ctx.ops.grouped_linear(sorted, up_proj_, offsets, up);
   ctx.ops.silu_mul(gate, up, gate);

@@ -91,7 +91,7 @@ Tensor MlaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch
   ctx.ops.rope(k_pe.split_last(1, rope_), batch.positions, rope_table_, interleave_);
   ctx.ops.write_cache(latent, batch.slots, cache.k, 0);
 
-  Tensor out = ctx.workspace.tensor(DType::kF32, {T, heads_, v_});
+  Tensor out = ctx.workspace.tensor(x.dtype, {T, heads_, v_});
   if (D > 0) absorbed(ctx, q.slice(0, 0, D), batch.decode, cache.k, out.slice(0, 0, D));
   for (const ModelBatch::Prefill& p : batch.prefills) {
     expanded(ctx, q.slice(0, p.row_begin, p.row_end), batch.positions.slice(0, p.row_begin, p.row_end),
@@ -105,10 +105,10 @@ void MlaAttention::absorbed(ExecContext& ctx, const Tensor& q, const PagedBatch&
                             const Tensor& cache, const Tensor& out) const {
   Workspace::Scope scope(ctx.workspace);
   const int64_t T = q.dim(0);
-  Tensor q_latent = ctx.workspace.tensor(DType::kF32, {T, heads_, lora_ + rope_});
+  Tensor q_latent = ctx.workspace.tensor(q.dtype, {T, heads_, lora_ + rope_});
   ctx.ops.head_linear(q.slice(2, 0, nope_), w_uk_t_, q_latent.slice(2, 0, lora_));
   ctx.ops.copy(q.slice(2, nope_, nope_ + rope_), q_latent.slice(2, lora_, lora_ + rope_));
-  Tensor o_latent = ctx.workspace.tensor(DType::kF32, {T, heads_, lora_});
+  Tensor o_latent = ctx.workspace.tensor(q.dtype, {T, heads_, lora_});
   ctx.ops.mla_decode(q_latent, cache, batch, softmax_scale_, o_latent);
   ctx.ops.head_linear(o_latent, w_uv_, out);
 }
@@ -125,7 +125,7 @@ void MlaAttention::expanded(ExecContext& ctx, const Tensor& q, const Tensor& pos
   for (int64_t begin = 0; begin < context_len; begin += kExpandChunk) {
     Workspace::Scope chunk_scope(ctx.workspace);
     const int64_t end = std::min(begin + kExpandChunk, context_len);
-    Tensor rows = ctx.workspace.tensor(DType::kF32, {end - begin, lora_ + rope_});
+    Tensor rows = ctx.workspace.tensor(q.dtype, {end - begin, lora_ + rope_});
     ctx.ops.gather_cache(cache, block_table.reshape({block_table.dim(1)}), page_size, begin, end, rows);
     Tensor kv = kv_b_proj_.forward(ctx, rows.slice(1, 0, lora_)).split_last(heads_, nope_ + v_);
     ctx.ops.mla_prefill(q, kv, rows.slice(1, lora_, lora_ + rope_), positions, begin, softmax_scale_,

@@ -19,12 +19,12 @@ MtpModule::MtpModule(const ModelConfig& config, const ParallelLayout& layout, We
 Tensor MtpModule::forward(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden,
                           const KvCache::Layer& cache) const {
   const int64_t T = batch.num_tokens, width = hidden.dim(1);
-  Tensor both = ctx.workspace.tensor(DType::kF32, {T, 2 * width});
+  Tensor both = ctx.workspace.tensor(hidden.dtype, {T, 2 * width});
   ctx.ops.rms_norm(embed_own_tokens(ctx, layout_, embed_tokens_, batch), enorm_, eps_,
                    both.slice(1, 0, width));
   ctx.ops.rms_norm(hidden, hnorm_, eps_, both.slice(1, width, 2 * width));
   Tensor residual = eh_proj_.forward(ctx, both);  // [T, hidden]
-  Tensor h = ctx.workspace.tensor(DType::kF32, {T, width});
+  Tensor h = ctx.workspace.tensor(hidden.dtype, {T, width});
   ctx.ops.rms_norm(residual, layer_.input_layernorm, eps_, h);
   run_layer(ctx, layout_, layer_, norm_, eps_, batch, cache, residual, h);
   return h;
