@@ -10,17 +10,13 @@
 
 #include "runtime/engine/loader.h"
 #include "tests/support/npy.h"
+#include "tests/support/ranks.h"
 
 namespace shoal {
 namespace {
 
 // See README.md, "Tolerances".
 constexpr double kTolerance = 1e-4;
-
-RankRuntime& rank_runtime() {
-  static RankRuntime rank({"cpu", 1});
-  return rank;
-}
 
 struct Golden {
   std::string dir;
