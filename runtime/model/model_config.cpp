@@ -235,8 +235,9 @@ void read_dense(ConfigFields& fields, ModelConfig& config) {
   fields.only("use_mrope", false);
   fields.ignore({"sliding_window", "max_window_layers"});  // without use_sliding_window no effect
   if (const nlohmann::json* types = fields.find("layer_types")) {
-    for (const auto& type : *types) {
-      if (type != "full_attention") fields.refuse("layer_types", "only \"full_attention\" is supported");
+    const nlohmann::json full(static_cast<size_t>(config.num_hidden_layers), "full_attention");
+    if (*types != full) {
+      fields.refuse("layer_types", "only \"full_attention\" for each layer is supported");
     }
   }
 }
