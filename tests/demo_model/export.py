@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from model import CONFIG, Config, Model
 from quantise import dequantise, is_quantised, quantise
+from tokenizer import save_tokenizer_config
 
 SHARDS = 2
 
@@ -122,8 +123,8 @@ def export(run, folder):
         "_from_model_config": True, "bos_token_id": CONFIG["bos_token_id"], "do_sample": False,
         "eos_token_id": CONFIG["eos_token_id"],
     })
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(os.path.join(run, name), os.path.join(folder, name))
+    shutil.copyfile(os.path.join(run, "tokenizer.json"), os.path.join(folder, "tokenizer.json"))
+    save_tokenizer_config(folder, CONFIG["max_position_embeddings"])
 
 
 def export_dequantised(source, folder):

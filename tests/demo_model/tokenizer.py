@@ -28,7 +28,7 @@ SPLITS = [
 # tool calls and their outputs in their own tokens. The model itself opens <think> when it wants to.
 CHAT_TEMPLATE = (
     "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
-    "{% set ns = namespace(system='', has_system=false, in_calls=false, in_outputs=false) %}"
+    "{% set ns = namespace(system='', has_system=false, in_outputs=false) %}"
     "{%- for message in messages %}{%- if message['role'] == 'system' %}"
     "{%- if ns.has_system %}{% set ns.system = ns.system + '\n\n' + message['content'] %}"
     "{%- else %}{% set ns.system = message['content'] %}{% set ns.has_system = true %}{%- endif %}"
@@ -37,20 +37,17 @@ CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{%- if message['role'] == 'user' %}{%- set ns.in_outputs = false -%}"
     "{{ '<｜User｜>' + message['content'] }}{%- endif %}"
-    "{%- if message['role'] == 'assistant' and message['content'] is none %}"
-    "{%- set ns.in_outputs = false -%}{%- set ns.in_calls = false -%}"
-    "{%- for tool in message['tool_calls'] %}"
-    "{%- if not ns.in_calls %}{{ '<｜Assistant｜><｜tool▁calls▁begin｜>' }}{%- set ns.in_calls = true -%}"
-    "{%- else %}{{ '\n' }}{%- endif %}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{%- set content = message['content'] if message['content'] is defined and message['content'] is not none else '' %}"
+    "{%- if '</think>' in content %}{%- set content = content.split('</think>')[-1] %}{%- endif %}"
+    "{{ ('<｜tool▁outputs▁end｜>' if ns.in_outputs else '<｜Assistant｜>') + content }}{%- set ns.in_outputs = false -%}"
+    "{%- if message['tool_calls'] is defined and message['tool_calls'] %}"
+    "{{ '<｜tool▁calls▁begin｜>' }}"
+    "{%- for tool in message['tool_calls'] %}{%- if not loop.first %}{{ '\n' }}{%- endif %}"
     "{{ '<｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + tool['function']['name'] + '\n```json\n'"
     " + tool['function']['arguments'] + '\n```<｜tool▁call▁end｜>' }}"
-    "{%- endfor %}{{ '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}{%- endif %}"
-    "{%- if message['role'] == 'assistant' and message['content'] is not none %}"
-    "{%- set content = message['content'] %}"
-    "{%- if '</think>' in content %}{%- set content = content.split('</think>')[-1] %}{%- endif %}"
-    "{%- if ns.in_outputs %}{{ '<｜tool▁outputs▁end｜>' + content + '<｜end▁of▁sentence｜>' }}"
-    "{%- set ns.in_outputs = false -%}"
-    "{%- else %}{{ '<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>' }}{%- endif %}{%- endif %}"
+    "{%- endfor %}{{ '<｜tool▁calls▁end｜>' }}{%- endif %}"
+    "{{ '<｜end▁of▁sentence｜>' }}{%- endif %}"
     "{%- if message['role'] == 'tool' %}"
     "{%- if not ns.in_outputs %}{{ '<｜tool▁outputs▁begin｜>' }}{%- set ns.in_outputs = true -%}"
     "{%- else %}{{ '\n' }}{%- endif %}"
@@ -105,6 +102,10 @@ def tokenizer_config(max_length):
 def save_tokenizer(tokenizer, folder, max_length):
     os.makedirs(folder, exist_ok=True)
     tokenizer.save(os.path.join(folder, "tokenizer.json"))
+    save_tokenizer_config(folder, max_length)
+
+
+def save_tokenizer_config(folder, max_length):
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as out:
         json.dump(tokenizer_config(max_length), out, ensure_ascii=False, indent=2)
         out.write("\n")
