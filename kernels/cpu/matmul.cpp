@@ -21,6 +21,15 @@ inline constexpr int64_t kPanelN = 48;
 inline constexpr int64_t kPanelK = 1024;
 inline constexpr int64_t kBlockM = 64;
 inline constexpr int64_t kMaxLanes = 16;
+
+// Whether weights are decoded in registers, for all rows of x in one pass. An FP8 shard whose scale
+// blocks do not begin at whole vectors goes through a panel even for one row: there the lanes run
+// over k as they do everywhere.
+inline bool is_direct(const MatMul& g) {
+  const bool aligned = g.w.col_offset % kMaxLanes == 0 && g.w.block_cols % kMaxLanes == 0;
+  return g.m <= kDirectRows && (aligned || g.w.data.dtype != DType::kF8E4M3);
+}
+
 // Rows of W that a direct product hands out at a time: a multiple of every direct tile's width.
 inline constexpr int64_t kDirectN = 24;
 
@@ -131,16 +140,16 @@ void panels(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, flo
 template <typename T>
 void multiply_typed(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1,
                     float* scratch) {
+  if (!is_direct(g)) return panels<T>(g, n0, n1, m0, m1, scratch);
   switch (g.m) {
     case 1: return direct<T, 1>(g, n0, n1);
     case 2: return direct<T, 2>(g, n0, n1);
     case 3: return direct<T, 3>(g, n0, n1);
-    case 4: return direct<T, 4>(g, n0, n1);
-    default: return panels<T>(g, n0, n1, m0, m1, scratch);
+    default: return direct<T, 4>(g, n0, n1);
   }
 }
 
-// Elements [m0, m1) x [n0, n1) of the product; all rows when g.m <= kDirectRows.
+// Elements [m0, m1) x [n0, n1) of the product; all rows when is_direct(g).
 void multiply(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, float* scratch) {
   switch (g.w.data.dtype) {
     case DType::kF32: return multiply_typed<float>(g, n0, n1, m0, m1, scratch);
@@ -190,11 +199,11 @@ struct Units {
 
   Units(const MatMul& g, int num_threads) {
     const int64_t n = g.w.n();
-    const bool is_direct = g.m <= kDirectRows;
-    panel_n = is_direct ? kDirectN : kPanelN;
-    block_m = is_direct ? g.m : kBlockM;
+    const bool direct = is_direct(g);
+    panel_n = direct ? kDirectN : kPanelN;
+    block_m = direct ? g.m : kBlockM;
     // Narrow products: smaller panels, so that all threads have work.
-    while (!is_direct && panel_n > 12 && (n + panel_n - 1) / panel_n < 4 * num_threads) panel_n /= 2;
+    while (!direct && panel_n > 12 && (n + panel_n - 1) / panel_n < 4 * num_threads) panel_n /= 2;
     panels = (n + panel_n - 1) / panel_n;
     blocks = (g.m + block_m - 1) / block_m;
     cost = panel_n * g.w.k() * (std::min(block_m, g.m) + 4);
@@ -252,7 +261,7 @@ void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloa
       const int64_t u0 = begin <= before ? 0 : first_at(begin);
       const int64_t u1 = end <= before ? 0 : first_at(end);
       // Direct units are neighbours in n: one call streams all of them.
-      if (units.blocks == 1 && g.m <= kDirectRows) {
+      if (is_direct(g)) {
         if (u0 < u1) {
           HWY_DYNAMIC_DISPATCH(multiply)
           (g, u0 * units.panel_n, std::min(u1 * units.panel_n, g.w.n()), 0, g.m, nullptr);

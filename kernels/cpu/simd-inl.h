@@ -54,6 +54,11 @@ HWY_INLINE VF load(const BF16* p) {
   return bf16_bits_to_float(hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p)));
 }
 HWY_INLINE VF load(const F16* p) {
+#if HWY_TARGET == HWY_EMU128  // its PromoteTo does not know infinities and NaN
+  float floats[4];
+  for (int i = 0; i < 4; ++i) floats[i] = to_float(p[i]);
+  return load(floats);
+#endif
   return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<hwy::float16_t, DF>(),
                                        reinterpret_cast<const hwy::float16_t*>(p)));
 }
@@ -81,7 +86,7 @@ HWY_INLINE void store(VF v, BF16* p) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
   const auto quiet = hn::Or(bits, hn::Set(du, 0x400000u));
-  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
   const auto upper = hn::ShiftRight<16>(hn::IfThenElse(is_nan, quiet, rounded));
   hn::StoreU(hn::DemoteTo(DU16(), hn::BitCast(hn::RebindToSigned<DU>(), upper)), DU16(),
              reinterpret_cast<uint16_t*>(p));
@@ -135,7 +140,7 @@ HWY_INLINE VF exp_f32(VF x) {
   };
   p = hn::Mul(hn::Mul(p, pow2(half)), pow2(hn::Sub(n, half)));
   p = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Zero(d), p);
-  return hn::IfThenElse(hn::Ne(x, x), x, p);
+  return hn::IfThenElse(hn::IsNaN(x), x, p);
 }
 
 // 1 / (1 + exp(-x))

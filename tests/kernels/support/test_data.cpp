@@ -1,0 +1,126 @@
+#include "tests/kernels/support/test_data.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "hwy/highway.h"
+#include "kernels/base/error.h"
+#include "tests/kernels/support/reference.h"
+
+namespace shoal::test {
+
+HostTensor::HostTensor(DType dtype, std::initializer_list<int64_t> dims) {
+  view_ = Tensor(nullptr, dtype, dims);
+  bytes_ = view_.num_bytes();
+  memory_ = std::shared_ptr<std::byte[]>(new std::byte[bytes_]());
+  view_.data = memory_.get();
+}
+
+HostTensor HostTensor::strided(DType dtype, int64_t rows, int64_t cols, int64_t gap) {
+  HostTensor result;
+  result.view_ = Tensor(nullptr, dtype, {rows, cols});
+  result.view_.stride[0] = cols + gap;
+  result.bytes_ = (rows == 0 ? 0 : (rows - 1) * (cols + gap) + cols) * dtype_size(dtype);
+  result.memory_ = std::shared_ptr<std::byte[]>(new std::byte[result.bytes_]());
+  result.view_.data = result.memory_.get();
+  return result;
+}
+
+HostTensor HostTensor::ints(std::initializer_list<int64_t> dims,
+                            const std::vector<int32_t>& values) {
+  HostTensor result(DType::kI32, dims);
+  SHOAL_CHECK(static_cast<int64_t>(values.size()) == result.view_.num_elements());
+  if (!values.empty()) std::memcpy(result.view_.data, values.data(), values.size() * 4);
+  return result;
+}
+
+HostTensor HostTensor::clone() const {
+  HostTensor result;
+  result.bytes_ = bytes_;
+  result.view_ = view_;
+  result.memory_ = std::shared_ptr<std::byte[]>(new std::byte[bytes_]);
+  std::memcpy(result.memory_.get(), memory_.get(), bytes_);
+  result.view_.data = result.memory_.get();
+  return result;
+}
+
+std::vector<std::byte> HostTensor::bytes() const {
+  const int64_t row_elements = view_.rank == 0 ? 0 : view_.shape[view_.rank - 1];
+  const int64_t rows = row_elements == 0 ? 0 : view_.num_elements() / row_elements;
+  const int64_t row_bytes = row_elements * dtype_size(view_.dtype);
+  const int64_t step =
+      view_.rank >= 2 ? view_.stride[view_.rank - 2] * dtype_size(view_.dtype) : row_bytes;
+  std::vector<std::byte> result(rows * row_bytes);
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(result.data() + r * row_bytes, memory_.get() + r * step, row_bytes);
+  }
+  return result;
+}
+
+void Random::fill(const Tensor& tensor, float deviation) {
+  for_each_index(tensor, [&](int64_t at) {
+    switch (tensor.dtype) {
+      case DType::kF32: tensor.as<float>()[at] = normal(deviation); break;
+      case DType::kF16: tensor.as<F16>()[at] = to_f16(normal(deviation)); break;
+      case DType::kBF16: tensor.as<BF16>()[at] = to_bf16(normal(deviation)); break;
+      case DType::kF8E4M3: tensor.as<F8E4M3>()[at] = to_f8e4m3(normal(deviation)); break;
+      case DType::kI32: tensor.as<int32_t>()[at] = static_cast<int32_t>(below(100)); break;
+      default: SHOAL_CHECK(false, "{}", dtype_name(tensor.dtype));
+    }
+  });
+}
+
+HostTensor Random::tensor(DType dtype, std::initializer_list<int64_t> dims, float deviation) {
+  HostTensor result(dtype, dims);
+  fill(result, deviation);
+  return result;
+}
+
+std::vector<int32_t> Random::permutation(int64_t n) {
+  std::vector<int32_t> values(n);
+  std::iota(values.begin(), values.end(), 0);
+  std::shuffle(values.begin(), values.end(), engine_);
+  return values;
+}
+
+HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int32_t block,
+                         int32_t row_offset, int32_t col_offset) {
+  HostWeight result;
+  if (dtype == DType::kF8E4M3) {
+    // Every finite code turns up, subnormals too.
+    result.data = HostTensor(dtype, {n, k});
+    for_each_index(result.data, [&](int64_t at) {
+      const auto code = static_cast<uint8_t>(random.below(256));
+      result.data.view().as<F8E4M3>()[at] = {(code & 0x7f) == 0x7f ? uint8_t{0} : code};
+    });
+    result.scale = HostTensor(DType::kF32, {(n + row_offset + block - 1) / block,
+                                            (k + col_offset + block - 1) / block});
+    for_each_index(result.scale, [&](int64_t at) {
+      result.scale.view().as<float>()[at] = 1e-3f + 1e-2f * std::abs(random.normal());
+    });
+    result.weight = {result.data, result.scale, block, block, row_offset, col_offset};
+  } else {
+    result.data = random.tensor(dtype, {n, k});
+    result.weight = {.data = result.data};
+  }
+  return result;
+}
+
+void for_each_target(const std::function<void(const std::string& name)>& body) {
+  const int64_t supported = hwy::SupportedTargets();
+  bool any = false;
+  for (const int64_t target : {int64_t{HWY_AVX3}, int64_t{HWY_AVX2}, int64_t{HWY_EMU128},
+                               int64_t{HWY_NEON}}) {
+    if ((supported & target) == 0) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    any = true;
+    body(hwy::TargetName(target));
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  SHOAL_CHECK(any, "no SIMD target of this machine was tested");
+}
+
+}  // namespace shoal::test
