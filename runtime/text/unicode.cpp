@@ -101,6 +101,48 @@ void compose_segment(std::vector<utf8proc_int32_t>* segment, std::string* out) {
   segment->clear();
 }
 
+// Calls visit(code point, the text after it).
+template <typename Visit>
+void for_each_code_point(std::string_view text, const Visit& visit) {
+  while (!text.empty()) {
+    const Utf8Step step = decode_utf8(text);
+    text.remove_prefix(step.length);
+    visit(step.code_point, text);
+  }
+}
+
+constexpr char32_t kSharpS = 0xDF;
+constexpr char32_t kCapitalSigma = 0x3A3;
+constexpr char32_t kFinalSigma = 0x3C2;
+constexpr char32_t kDottedCapitalI = 0x130;
+
+void append_upper(char32_t c, std::string* out) {
+  if (c == kSharpS) {
+    *out += "SS";
+  } else {
+    append_utf8(static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))), out);
+  }
+}
+
+void append_title(char32_t c, std::string* out) {
+  if (c == kSharpS) {
+    *out += "Ss";
+  } else {
+    append_utf8(static_cast<char32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))), out);
+  }
+}
+
+void append_lower(char32_t c, char32_t previous, std::string_view rest, std::string* out) {
+  if (c == kCapitalSigma && is_cased(previous) &&
+      (rest.empty() || !is_cased(decode_utf8(rest).code_point))) {
+    append_utf8(kFinalSigma, out);  // at the end of a word
+  } else if (c == kDottedCapitalI) {
+    *out += "i\xCC\x87";
+  } else {
+    append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+  }
+}
+
 }  // namespace
 
 Utf8Step decode_utf8(std::string_view text) {
@@ -174,6 +216,8 @@ bool is_numeric(char32_t c) {
          kind == UTF8PROC_CATEGORY_NO;
 }
 
+bool is_decimal_digit(char32_t c) { return category(c) == UTF8PROC_CATEGORY_ND; }
+
 bool is_word_character(char32_t c) {
   switch (category(c)) {
     case UTF8PROC_CATEGORY_LU:
@@ -193,6 +237,18 @@ bool is_word_character(char32_t c) {
   }
 }
 
+bool is_upper(char32_t c) {
+  const auto kind = category(c);
+  return kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LT;
+}
+
+bool is_cased(char32_t c) { return is_upper(c) || category(c) == UTF8PROC_CATEGORY_LL; }
+
+bool is_letter(char32_t c) {
+  const auto kind = category(c);
+  return kind >= UTF8PROC_CATEGORY_LU && kind <= UTF8PROC_CATEGORY_LO;
+}
+
 bool is_printable(char32_t c) {
   switch (category(c)) {
     case UTF8PROC_CATEGORY_CN:
@@ -208,6 +264,52 @@ bool is_printable(char32_t c) {
     default:
       return true;
   }
+}
+
+std::string to_upper(std::string_view text) {
+  std::string out;
+  for_each_code_point(text, [&](char32_t c, std::string_view) { append_upper(c, &out); });
+  return out;
+}
+
+std::string to_lower(std::string_view text) {
+  std::string out;
+  char32_t previous = 0;
+  for_each_code_point(text, [&](char32_t c, std::string_view rest) {
+    append_lower(c, previous, rest, &out);
+    previous = c;
+  });
+  return out;
+}
+
+std::string to_title(std::string_view text) {
+  std::string out;
+  char32_t previous = 0;
+  for_each_code_point(text, [&](char32_t c, std::string_view rest) {
+    if (is_cased(previous)) {
+      append_lower(c, previous, rest, &out);
+    } else {
+      append_title(c, &out);
+    }
+    previous = c;
+  });
+  return out;
+}
+
+std::string to_capitalized(std::string_view text) {
+  std::string out;
+  char32_t previous = 0;
+  bool first = true;
+  for_each_code_point(text, [&](char32_t c, std::string_view rest) {
+    if (first) {
+      append_title(c, &out);
+    } else {
+      append_lower(c, previous, rest, &out);
+    }
+    first = false;
+    previous = c;
+  });
+  return out;
 }
 
 std::string normalize_nfc(std::string_view text) {

@@ -39,10 +39,24 @@ bool is_white_space(char32_t code_point);
 bool is_python_space(char32_t code_point);
 // General categories N* (Rust's char::is_numeric).
 bool is_numeric(char32_t code_point);
+// General category Nd.
+bool is_decimal_digit(char32_t code_point);
 // \w: letters, marks, digits and connector punctuation.
 bool is_word_character(char32_t code_point);
+// Letters that have a case.
+bool is_cased(char32_t code_point);
+bool is_upper(char32_t code_point);
+bool is_letter(char32_t code_point);
 // Python's str.isprintable() for one character.
 bool is_printable(char32_t code_point);
+
+// Python's str.upper(), lower() and title() of valid UTF-8, but for most characters whose other
+// case is more than one character (of those, only the German sharp s is known).
+std::string to_upper(std::string_view text);
+std::string to_lower(std::string_view text);
+std::string to_title(std::string_view text);
+// Python's str.capitalize().
+std::string to_capitalized(std::string_view text);
 
 // Normalization form C of valid UTF-8 as Hugging Face tokenizers know it, which is by Unicode 9.
 // Linearithmic in the length, whatever the combining marks.
