@@ -95,7 +95,7 @@ Run run_together(LoadedModel& model, const std::vector<Request>& requests, int32
 void check_invariance(const std::string& name, bool dp_attention) {
   INFO(name << ", dp attention " << dp_attention << ", " << rank_runtime().size() << " ranks");
   const auto roomy = load(name, dp_attention, 1024);
-  const auto tight = load(name, dp_attention, 160);  // four long requests at most: preemption
+  const auto tight = load(name, dp_attention, 128);  // of 500 that the prompts alone want
   const std::vector<Request> requests = make_requests(roomy->config.vocab_size);
   std::map<RequestId, Output> alone;
   for (const Request& request : requests) {
