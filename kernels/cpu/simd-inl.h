@@ -54,9 +54,9 @@ HWY_INLINE VF load(const BF16* p) {
   return bf16_bits_to_float(hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p)));
 }
 HWY_INLINE VF load(const F16* p) {
-#if HWY_TARGET == HWY_EMU128  // its PromoteTo does not know infinities and NaN
-  float floats[4];
-  for (int i = 0; i < 4; ++i) floats[i] = to_float(p[i]);
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128  // PromoteTo knows no infinity or NaN
+  float floats[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) floats[i] = to_float(p[i]);
   return load(floats);
 #endif
   return hn::PromoteTo(DF(), hn::LoadU(hn::Rebind<hwy::float16_t, DF>(),

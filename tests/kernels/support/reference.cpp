@@ -4,7 +4,14 @@
 #include <cmath>
 #include <limits>
 
+#include "hwy/targets.h"
+
 namespace shoal::test {
+
+double chain(int64_t n) {
+  const bool simd = (hwy::SupportedTargets() & (HWY_AVX3 | HWY_AVX2 | HWY_NEON)) != 0;
+  return (simd ? 0.25 : 2.0) * static_cast<double>(n) + 8;
+}
 
 void for_each_index(const Tensor& tensor, const std::function<void(int64_t offset)>& body) {
   const int64_t n = tensor.num_elements();
@@ -72,8 +79,7 @@ Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
         sum += value_at(bias, n);
         magnitude += std::fabs(value_at(bias, n));
       }
-      // At least four lanes: a chain of k / 4 roundings (twice that without FMA), then a short tree.
-      expected.push(sum, magnitude * kEps * (static_cast<double>(w.k()) / 2 + 8));
+      expected.push(sum, magnitude * kEps * chain(w.k()));
     }
   }
   return expected;
@@ -89,7 +95,7 @@ Expected rms_norm(const Tensor& x, const Tensor& weight, float eps) {
     for (int64_t i = 0; i < dim; ++i) {
       const double value = value_at(x, t * x.stride[0] + i) * factor * value_at(weight, i);
       // All terms of the sum are positive, and the root halves its relative error.
-      expected.push(value, std::fabs(value) * kEps * (static_cast<double>(dim) / 4 + 8));
+      expected.push(value, std::fabs(value) * kEps * chain(dim));
     }
   }
   return expected;
@@ -143,7 +149,7 @@ Expected combine(const Tensor& rows, const Tensor& slot, const Tensor& weights) 
         sum += term;
         magnitude += std::fabs(term);
       }
-      expected.push(sum, magnitude * kEps * (2.0 * slot.dim(1) + 2));
+      expected.push(sum, magnitude * kEps * 2.0 * (slot.dim(1) + 1));
     }
   }
   return expected;
@@ -208,7 +214,7 @@ Routed route(const Tensor& logits, const Tensor& correction_bias, const RouterSp
       weight *= spec.routed_scaling_factor;
       result.ids.push_back(e);
       // exp within 4 roundings, sums of at most E positive terms, a division each.
-      result.weights.push(weight, std::fabs(weight) * kEps * (16.0 + experts / 4.0));
+      result.weights.push(weight, std::fabs(weight) * kEps * (8.0 + chain(experts)));
     }
   }
   return result;

@@ -14,6 +14,11 @@ namespace shoal::test {
 
 inline constexpr double kEps = 0x1p-24;  // unit roundoff of float32
 
+// How many roundings the longest chain of a sum of n terms has: with SIMD there are at least four
+// lanes and fused products, and then a short tree over the lanes; the portable target has one lane
+// and rounds product and sum.
+double chain(int64_t n);
+
 struct Expected {
   std::vector<double> value;
   std::vector<double> bound;  // of |kernel - value|

@@ -49,7 +49,7 @@ Expected attention(const std::vector<double>& q, const std::vector<std::vector<d
       score[i] += scale * q[j] * keys[i][j];
       magnitude += std::fabs(scale * q[j] * keys[i][j]);
     }
-    score_error = std::max(score_error, magnitude * kEps * (q.size() / 2.0 + 8));
+    score_error = std::max(score_error, magnitude * kEps * chain(q.size()));
   }
   const double top = *std::max_element(score.begin(), score.end());
   double sum = 0;

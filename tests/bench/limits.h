@@ -1,0 +1,15 @@
+// What this machine can do at most, measured: the yardstick that stands beside every figure.
+#pragma once
+
+#include "kernels/cpu/thread_pool.h"
+
+namespace shoal::bench {
+
+// Bytes per second of reading memory that is in no cache, each thread its own contiguous part, huge
+// pages. Median of `repeats`.
+double read_bandwidth(ThreadPool& pool, int repeats);
+
+// Floating-point operations per second of independent fused multiply-adds in registers (2 per lane).
+double fma_peak(ThreadPool& pool, int repeats);
+
+}  // namespace shoal::bench
