@@ -4,8 +4,8 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "parallel/self/self_group.h"
-#include "tests/parallel/support/backend.h"
 #include "tests/parallel/support/fake_weights.h"
 #include "tests/parallel/support/values.h"
 
@@ -16,8 +16,8 @@ constexpr int64_t kTokens = 3;
 
 // One rank's view of a layer; the collectives are not used by it.
 struct OneRank {
-  std::unique_ptr<Device> device = make_test_device();
-  std::unique_ptr<Ops> ops = make_test_ops();
+  std::unique_ptr<Device> device = make_cpu_device();
+  std::unique_ptr<Ops> ops = make_cpu_ops(1);
   Workspace workspace{*device, size_t{1} << 20};
   SelfCollectives comm{*device};
   ExecContext ctx{*ops, workspace, comm};

@@ -110,11 +110,10 @@ TEST_CASE("a rank that waits for a broadcast sleeps") {
   if (world().rank() == 0) std::this_thread::sleep_for(kIdle);
   world().group->broadcast(message);
   const double share = (cpu_seconds() - before) / std::chrono::duration<double>(kIdle).count();
-  // Measured: under 0.5 %. The bound is loose, as other load makes CPU time noisy: a spin shows as 50
-  // to 100 %.
+  // Measured: under 0.5 %, and 5 to 100 % for a loop of yields, by what else the machine does.
   CAPTURE(share);
   std::printf("rank %d: %.2f %% of a core while idle\n", world().rank(), 100 * share);
-  CHECK(share < 0.10);
+  CHECK(share < 0.03);
 }
 
 }  // namespace

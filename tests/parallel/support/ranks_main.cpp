@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <optional>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "parallel/self/self_group.h"
-#include "tests/parallel/support/backend.h"
 #include "tests/parallel/support/world.h"
 
 #ifdef SHOAL_WITH_MPI
@@ -27,8 +27,8 @@ World* current = nullptr;
 
 World make_world() {
   World world;
-  world.device = make_test_device();
-  world.ops = make_test_ops();
+  world.device = make_cpu_device();
+  world.ops = make_cpu_ops(1);
   world.workspace = std::make_unique<Workspace>(*world.device, size_t{1} << 20);
 #ifdef SHOAL_WITH_MPI
   if (MpiRuntime::launched_ranks() > 1) {
