@@ -21,9 +21,11 @@ fi
 "$root/deploy/install_deps.sh"
 echo "device: $(describe_device)"
 
-# mpirun refuses root and more ranks than cores unless told; ranks that share cores must not be bound.
+# As server/launcher.cpp has it: mpirun refuses root and more ranks than cores unless told, ranks that
+# share cores must not be bound, and containers forbid the copies of vader (CMA).
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
 
 build="$root/build/$preset"
 cmake -S "$root" --preset "$preset"
