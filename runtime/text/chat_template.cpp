@@ -127,13 +127,14 @@ std::string ChatTemplate::render(const nlohmann::ordered_json& messages,
   jinja::Variables variables;
   for (const auto& [name, token] : special_tokens_) variables.emplace_back(name, token);
   const size_t fixed = variables.size();
-  for (const auto& [name, value] : kwargs.items()) {
+  for (const auto& argument : kwargs.items()) {
+    const std::string& name = argument.key();
     const bool reserved =
         std::find(kReserved.begin(), kReserved.end(), name) != kReserved.end() ||
         std::any_of(variables.begin(), variables.begin() + static_cast<ptrdiff_t>(fixed),
                     [&](const auto& variable) { return variable.first == name; });
     if (reserved) throw_invalid("chat_template_kwargs must not set {}", name);
-    variables.emplace_back(name, value);
+    variables.emplace_back(name, argument.value());
   }
   variables.emplace_back("messages", messages);
   variables.emplace_back("tools", tools);

@@ -451,7 +451,7 @@ bool ExpressionParser::at_test_argument() const {
     case TokenKind::kFloat:
       return true;
     case TokenKind::kName:
-      return !at_name("else") && !at_name("or") && !at_name("and") && !at_name("if");
+      return !at_name("else") && !at_name("or") && !at_name("and");
     default:
       return at_operator("[") || at_operator("{");
   }

@@ -138,19 +138,21 @@ Interpreter::Flow Interpreter::run_for(const Statement& statement) {
   auto state = std::make_shared<LoopState>();
   state->items = loop_items(statement);
   const Values& items = state->items.items();
-  if (items.empty()) {
-    const Swap<std::shared_ptr<Scope>> inner(&scope_, inner_scope(scope_));
-    return run_block(statement.otherwise);
-  }
   const Value loop{std::shared_ptr<const LoopState>(state)};
+  bool completed = false;
   for (; state->index < items.size(); ++state->index) {
     const Swap<std::shared_ptr<Scope>> inner(&scope_, inner_scope(scope_));
     charge(1);
     scope_->variables["loop"] = loop;
     assign(statement.target, items[state->index]);
-    if (run_block(statement.body) == Flow::kBreak) break;
+    const Flow flow = run_block(statement.body);
+    if (flow == Flow::kBreak) break;
+    completed |= flow == Flow::kNormal;
   }
-  return Flow::kNormal;
+  // As in Jinja, the else also runs when a break or continue cut every round short.
+  if (completed || statement.otherwise.empty()) return Flow::kNormal;
+  const Swap<std::shared_ptr<Scope>> inner(&scope_, inner_scope(scope_));
+  return run_block(statement.otherwise);
 }
 
 Interpreter::Flow Interpreter::run_if(const Statement& statement) {
