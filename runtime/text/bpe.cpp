@@ -138,7 +138,9 @@ void BpeModel::load_merges(const nlohmann::json& json) {
       }
       return *id;
     };
-    merges_.insert(id_of(left), id_of(right), {static_cast<uint32_t>(i), id_of(joined)});
+    const int32_t left_id = id_of(left);
+    const int32_t right_id = id_of(right);
+    merges_.insert(left_id, right_id, {static_cast<uint32_t>(i), id_of(joined)});
   }
 }
 

@@ -112,13 +112,14 @@ const nlohmann::json& JsonObject::require_array(const char* key) const {
 }
 
 int32_t require_token_id(const nlohmann::json& value, std::string_view where) {
-  // The parser stores every non-negative integer as unsigned, so a negative one fails here too.
-  if (!value.is_number_unsigned() ||
-      value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int32_t>::max())) {
-    throw_invalid("{} is {}, should be a token id (an integer from 0 to 2147483647)", where,
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
+  // An unsigned value past 2^63 turns negative here and fails as well.
+  if (!value.is_number_integer() || value.get<int64_t>() < 0 || value.get<int64_t>() > kLargest) {
+    throw_invalid("{} is {}, should be a token id (an integer from 0 to {})", where,
                   value.is_primitive()
                       ? value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                      : value.type_name());
+                      : value.type_name(),
+                  kLargest);
   }
   return value.get<int32_t>();
 }

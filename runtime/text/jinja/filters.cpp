@@ -332,14 +332,14 @@ Value unique_filter(Interpreter& in, const Value& value, const Arguments& argume
   const auto keyed = keyed_items(in, value, bound.find(1), bound.boolean(0, false));
   Values seen;
   Values out;
-  for (const auto& [key, item] : keyed) {
+  for (const Keyed& candidate : keyed) {
     const bool known = std::any_of(seen.begin(), seen.end(), [&](const Value& other) {
-      in.charge(key);
-      return other.equals(key);
+      in.charge(candidate.first);
+      return other.equals(candidate.first);
     });
     if (known) continue;
-    seen.push_back(key);
-    out.push_back(item);
+    seen.push_back(candidate.first);
+    out.push_back(candidate.second);
   }
   return Value::list(std::move(out));
 }

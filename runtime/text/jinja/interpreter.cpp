@@ -140,11 +140,12 @@ Interpreter::Flow Interpreter::run_for(const Statement& statement) {
   const Values& items = state->items.items();
   const Value loop{std::shared_ptr<const LoopState>(state)};
   bool completed = false;
-  for (; state->index < items.size(); ++state->index) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    state->index = i;
     const Swap<std::shared_ptr<Scope>> inner(&scope_, inner_scope(scope_));
     charge(1);
     scope_->variables["loop"] = loop;
-    assign(statement.target, items[state->index]);
+    assign(statement.target, items[i]);
     const Flow flow = run_block(statement.body);
     if (flow == Flow::kBreak) break;
     completed |= flow == Flow::kNormal;

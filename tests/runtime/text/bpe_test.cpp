@@ -100,7 +100,7 @@ TEST_CASE("A model that is malformed or not supported is refused by name") {
       {{{"merges", {"a c"}}}, "\"c\""},
       {{{"merges", {"ab"}}}, "merges[0]"},
       {{{"merges", {"a b c"}}}, "merges[0]"},
-      {{{"merges", {{"a", 1}}}}, "merges[0]"},
+      {{{"merges", nlohmann::json::parse(R"([["a", 1]])")}}, "merges[0]"},
       {{{"merges", {{"a", "b", "c"}}}}, "merges[0]"},
       {{{"merges", 5}}, "model.merges"},
       {{{"merges", nullptr}}, "model.merges"},
