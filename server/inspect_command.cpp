@@ -39,8 +39,8 @@ struct Summary {
   const KindSummary& of(TensorKind kind) const { return kinds[static_cast<int>(kind)]; }
 };
 
-// Parameters of the main model, and those that one token meets: its experts only, and of an embedding
-// that is not also the head, one row.
+// Parameters of the main model, and those that one token meets: its experts only, and of an
+// embedding that is not also the head, one row.
 void count_parameters(Summary& s) {
   const ModelConfig& c = s.config;
   for (int kind = 0; kind < kNumTensorKinds; ++kind) {
@@ -51,7 +51,8 @@ void count_parameters(Summary& s) {
     }
     s.total_parameters += parameters;
     if (kind == static_cast<int>(TensorKind::kRoutedExperts)) {
-      s.active_parameters += c.n_routed_experts > 0 ? parameters / c.n_routed_experts * c.router.top_k : 0;
+      s.active_parameters +=
+          c.n_routed_experts > 0 ? parameters / c.n_routed_experts * c.router.top_k : 0;
     } else if (kind != static_cast<int>(TensorKind::kEmbedding) || c.tie_word_embeddings) {
       s.active_parameters += parameters;
     }
@@ -110,9 +111,12 @@ int64_t kv_bytes_per_token(const ModelConfig& c) {
 
 std::string router_name(RouterKind kind) {
   switch (kind) {
-    case RouterKind::kGreedySoftmax: return "greedy";
-    case RouterKind::kGroupLimitedSoftmax: return "group_limited_greedy";
-    case RouterKind::kNoauxTcSigmoid: return "noaux_tc";
+    case RouterKind::kGreedySoftmax:
+      return "greedy";
+    case RouterKind::kGroupLimitedSoftmax:
+      return "group_limited_greedy";
+    case RouterKind::kNoauxTcSigmoid:
+      return "noaux_tc";
   }
   SHOAL_CHECK(false, "router {}", static_cast<int>(kind));
 }
@@ -124,7 +128,8 @@ std::string rope_text(const ModelConfig& c) {
                                                             : "linear";
   std::string text = fmt::format("theta {}", c.rope_theta);
   if (s.kind != RopeScaling::Kind::kNone) {
-    text += fmt::format(", {} scaling by {} over {}", name, s.factor, s.original_max_position_embeddings);
+    text += fmt::format(", {} scaling by {} over {}", name, s.factor,
+                        s.original_max_position_embeddings);
   }
   return text;
 }
@@ -156,18 +161,19 @@ class TextReport {
                                     : ""));
     field("hidden size", fmt::format("{}", c_.hidden_size));
     if (c_.is_mla()) {
-      field("attention", fmt::format("MLA, {} heads: q_lora {}, kv_lora {}, qk {} + {} rotary, v {}",
-                                     c_.num_attention_heads,
-                                     c_.q_lora_rank > 0 ? std::to_string(c_.q_lora_rank) : "none",
-                                     c_.kv_lora_rank, c_.qk_nope_head_dim, c_.qk_rope_head_dim,
-                                     c_.v_head_dim));
-      field("experts", fmt::format("{} routed, {} per token, {} shared, {} wide", c_.n_routed_experts,
-                                   c_.router.top_k, c_.n_shared_experts, c_.moe_intermediate_size));
-      field("router", fmt::format("{}{}", router_name(c_.router.kind),
-                                  c_.router.n_group > 1
-                                      ? fmt::format(", {} of {} groups", c_.router.topk_group,
-                                                    c_.router.n_group)
-                                      : ""));
+      field("attention",
+            fmt::format("MLA, {} heads: q_lora {}, kv_lora {}, qk {} + {} rotary, v {}",
+                        c_.num_attention_heads,
+                        c_.q_lora_rank > 0 ? std::to_string(c_.q_lora_rank) : "none",
+                        c_.kv_lora_rank, c_.qk_nope_head_dim, c_.qk_rope_head_dim, c_.v_head_dim));
+      field("experts",
+            fmt::format("{} routed, {} per token, {} shared, {} wide", c_.n_routed_experts,
+                        c_.router.top_k, c_.n_shared_experts, c_.moe_intermediate_size));
+      field("router",
+            fmt::format("{}{}", router_name(c_.router.kind),
+                        c_.router.n_group > 1 ? fmt::format(", {} of {} groups",
+                                                            c_.router.topk_group, c_.router.n_group)
+                                              : ""));
       field("dense MLP", fmt::format("first {}, {} wide", plural(c_.first_k_dense_replace, "layer"),
                                      c_.intermediate_size));
     } else {
@@ -179,11 +185,12 @@ class TextReport {
                                     c_.tie_word_embeddings ? ", embedding and head tied" : ""));
     field("positions", fmt::format("{}, {}", c_.max_position_embeddings, rope_text(c_)));
     field("KV cache", fmt::format("{} bytes per token in bfloat16", kv_bytes_per_token(c_)));
-    field("parameters", fmt::format("{}, {} per token{}", human_count(s_.total_parameters),
-                                    human_count(s_.active_parameters),
-                                    s_.mtp_parameters > 0
-                                        ? fmt::format("; the MTP layer {} more", human_count(s_.mtp_parameters))
-                                        : ""));
+    field("parameters",
+          fmt::format("{}, {} per token{}", human_count(s_.total_parameters),
+                      human_count(s_.active_parameters),
+                      s_.mtp_parameters > 0
+                          ? fmt::format("; the MTP layer {} more", human_count(s_.mtp_parameters))
+                          : ""));
     field("stored", fmt::format("{} in {}{}", human_bytes(s_.file_bytes),
                                 plural(static_cast<int64_t>(s_.num_files), "file"),
                                 c_.fp8_blocks ? fmt::format(", FP8 in blocks of {} x {}",
@@ -196,8 +203,9 @@ class TextReport {
     for (int i = 0; i < kNumTensorKinds; ++i) {
       const KindSummary& kind = s_.kinds[i];
       if (kind.tensors == 0) continue;
-      line("  {:<16} {:>8} {:>12} {:>11}  {}", tensor_kind_name(static_cast<TensorKind>(i)), kind.tensors,
-           human_count(kind.parameters), human_bytes(kind.bytes), fmt::join(kind.types, ", "));
+      line("  {:<16} {:>8} {:>12} {:>11}  {}", tensor_kind_name(static_cast<TensorKind>(i)),
+           kind.tensors, human_count(kind.parameters), human_bytes(kind.bytes),
+           fmt::join(kind.types, ", "));
     }
     if (s_.unused_bytes > 0) {
       line("  {:<16} {:>8} {:>12} {:>11}", "not used", "", "", human_bytes(s_.unused_bytes));
@@ -209,10 +217,11 @@ class TextReport {
     constexpr size_t kMaxColumns = 8;
     std::vector<std::pair<std::string, const RankBytes*>> columns;
     if (s_.ranks.size() <= kMaxColumns) {
-      for (size_t r = 0; r < s_.ranks.size(); ++r) columns.emplace_back(fmt::format("rank {}", r), &s_.ranks[r]);
+      for (size_t r = 0; r < s_.ranks.size(); ++r)
+        columns.emplace_back(fmt::format("rank {}", r), &s_.ranks[r]);
     } else {
-      const auto [least, most] =
-          std::minmax_element(s_.ranks.begin(), s_.ranks.end(), [](const RankBytes& a, const RankBytes& b) {
+      const auto [least, most] = std::minmax_element(
+          s_.ranks.begin(), s_.ranks.end(), [](const RankBytes& a, const RankBytes& b) {
             return a.total(false).held < b.total(false).held;
           });
       columns = {{fmt::format("least: {}", least - s_.ranks.begin()), &*least},
@@ -220,7 +229,8 @@ class TextReport {
     }
     const auto row = [&](std::string_view name, auto value) {
       std::string text = fmt::format("  {:<16}", name);
-      for (const auto& [title, bytes] : columns) text += fmt::format(" {:>11}", value(title, *bytes));
+      for (const auto& [title, bytes] : columns)
+        text += fmt::format(" {:>11}", value(title, *bytes));
       line("{}", text);
     };
     line("\n  held by each of {}", plural(static_cast<int64_t>(s_.ranks.size()), "rank"));
@@ -231,10 +241,13 @@ class TextReport {
           [&](const std::string&, const RankBytes& b) { return human_bytes(b.by_kind[i].held); });
     }
     if (c_.is_mla()) {
-      row("absorbed MLA", [](const std::string&, const RankBytes& b) { return human_bytes(b.derived); });
+      row("absorbed MLA",
+          [](const std::string&, const RankBytes& b) { return human_bytes(b.derived); });
     }
-    row("total", [](const std::string&, const RankBytes& b) { return human_bytes(b.total(false).held); });
-    row("read from files", [](const std::string&, const RankBytes& b) { return human_bytes(b.total(false).read); });
+    row("total",
+        [](const std::string&, const RankBytes& b) { return human_bytes(b.total(false).held); });
+    row("read from files",
+        [](const std::string&, const RankBytes& b) { return human_bytes(b.total(false).read); });
     if (s_.mtp_parameters > 0) {
       row("MTP layer, more", [](const std::string&, const RankBytes& b) {
         return human_bytes(b.of(TensorKind::kMtp).held + b.derived_mtp);
@@ -249,18 +262,20 @@ class TextReport {
 
 Json to_json(const Summary& s) {
   const ModelConfig& c = s.config;
-  Json json = {{"model", s.dir},
-               {"architecture", c.architecture_name},
-               {"num_hidden_layers", c.num_hidden_layers},
-               {"hidden_size", c.hidden_size},
-               {"num_attention_heads", c.num_attention_heads},
-               {"vocab_size", c.vocab_size},
-               {"max_position_embeddings", c.max_position_embeddings},
-               {"parameters", {{"total", s.total_parameters}, {"active", s.active_parameters}, {"mtp", s.mtp_parameters}}},
-               {"kv_cache_bytes_per_token", kv_bytes_per_token(c)},
-               {"files", s.num_files},
-               {"stored_bytes", s.file_bytes},
-               {"unused_bytes", s.unused_bytes}};
+  Json json = {
+      {"model", s.dir},
+      {"architecture", c.architecture_name},
+      {"num_hidden_layers", c.num_hidden_layers},
+      {"hidden_size", c.hidden_size},
+      {"num_attention_heads", c.num_attention_heads},
+      {"vocab_size", c.vocab_size},
+      {"max_position_embeddings", c.max_position_embeddings},
+      {"parameters",
+       {{"total", s.total_parameters}, {"active", s.active_parameters}, {"mtp", s.mtp_parameters}}},
+      {"kv_cache_bytes_per_token", kv_bytes_per_token(c)},
+      {"files", s.num_files},
+      {"stored_bytes", s.file_bytes},
+      {"unused_bytes", s.unused_bytes}};
   for (int i = 0; i < kNumTensorKinds; ++i) {
     const KindSummary& kind = s.kinds[i];
     if (kind.tensors == 0) continue;
@@ -280,7 +295,8 @@ Json to_json(const Summary& s) {
                  {"mtp_held_bytes", bytes.of(TensorKind::kMtp).held + bytes.derived_mtp}};
     for (int i = 0; i < kNumTensorKinds; ++i) {
       if (s.kinds[i].tensors == 0) continue;
-      rank["held_by_kind"][std::string(tensor_kind_name(static_cast<TensorKind>(i)))] = bytes.by_kind[i].held;
+      rank["held_by_kind"][std::string(tensor_kind_name(static_cast<TensorKind>(i)))] =
+          bytes.by_kind[i].held;
     }
     json["ranks"].push_back(rank);
   }

@@ -15,8 +15,8 @@ constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 // DeepSeek-V3's index, with 91,991 tensors, has 9 MB.
 constexpr uint64_t kMaxIndexBytes = uint64_t{256} << 20;
 
-// The file itself, after symbolic links: inside the folder, or in the blobs of the Hugging Face cache
-// (snapshots/<commit>/file -> ../../blobs/<hash>).
+// The file itself, after symbolic links: inside the folder, or in the blobs of the Hugging Face
+// cache (snapshots/<commit>/file -> ../../blobs/<hash>).
 std::string inside(const fs::path& dir, std::string_view name) {
   std::error_code error;
   const fs::path file = fs::canonical(dir / name, error);
@@ -25,8 +25,10 @@ std::string inside(const fs::path& dir, std::string_view name) {
   const bool cached = dir.parent_path().filename() == "snapshots" &&
                       parent == dir.parent_path().parent_path() / "blobs";
   if (parent != dir && !cached) {
-    throw_invalid("{}: a symbolic link out of the checkpoint folder, to {}; copy the file or give the "
-                  "folder it is in", (dir / name).string(), file.string());
+    throw_invalid(
+        "{}: a symbolic link out of the checkpoint folder, to {}; copy the file or give the "
+        "folder it is in",
+        (dir / name).string(), file.string());
   }
   return (dir / name).string();
 }
@@ -71,12 +73,12 @@ Checkpoint Checkpoint::open(const std::string& path) {
       if (indexed) {
         const auto it = index.find(tensor);
         if (it == index.end()) {
-          throw_invalid("{}: holds tensor {}, which {} does not name", opened.path(), in_quotes(tensor),
-                        kIndexFile);
+          throw_invalid("{}: holds tensor {}, which {} does not name", opened.path(),
+                        in_quotes(tensor), kIndexFile);
         }
         if (it->second != name) {
-          throw_invalid("{}: holds tensor {}, which {} says is in {}", opened.path(), in_quotes(tensor),
-                        kIndexFile, it->second);
+          throw_invalid("{}: holds tensor {}, which {} says is in {}", opened.path(),
+                        in_quotes(tensor), kIndexFile, it->second);
         }
       }
       checkpoint.tensors_.emplace(tensor, Entry{&opened, &info});

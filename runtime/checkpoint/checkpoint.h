@@ -14,10 +14,10 @@ namespace shoal {
 
 class Checkpoint {
  public:
-  // With an index: its file names are plain names of this folder, every named tensor is in the shard
-  // that the index says and in no other, and every tensor of a shard is named. Other files of the
-  // folder are not looked at. A symbolic link may lead to this folder or, in the Hugging Face cache,
-  // to its blobs. Throws InvalidInput naming file and tensor.
+  // With an index: its file names are plain names of this folder, every named tensor is in the
+  // shard that the index says and in no other, and every tensor of a shard is named. Other files of
+  // the folder are not looked at. A symbolic link may lead to this folder or, in the Hugging Face
+  // cache, to its blobs. Throws InvalidInput naming file and tensor.
   static Checkpoint open(const std::string& dir);
 
   struct Entry {

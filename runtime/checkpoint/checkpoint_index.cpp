@@ -52,8 +52,10 @@ class IndexHandler : public nlohmann::json_sax<nlohmann::json> {
   bool string(std::string& value) override {
     if (!in_map()) return scalar();
     if (!plain_file_name(value)) {
-      throw_invalid("{}: tensor {} is said to be in {}; a shard is a plain name of this folder that "
-                    "ends in .safetensors", source_, in_quotes(key_), in_quotes(value));
+      throw_invalid(
+          "{}: tensor {} is said to be in {}; a shard is a plain name of this folder that "
+          "ends in .safetensors",
+          source_, in_quotes(key_), in_quotes(value));
     }
     if (!files.emplace(key_, std::move(value)).second) {
       throw_invalid("{}: tensor {} twice", source_, in_quotes(key_));
@@ -66,7 +68,8 @@ class IndexHandler : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(number_unsigned_t) override { return scalar(); }
   bool number_float(number_float_t, const string_t&) override { return scalar(); }
   bool binary(binary_t&) override { return scalar(); }
-  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
     throw_invalid("{}: not valid JSON near byte {}", source_, position);
   }
 

@@ -9,8 +9,8 @@
 namespace shoal {
 namespace {
 
-// Small tensors (norms, scales, the experts of tiny models) share chunks; larger ones have memory of
-// their own, so that a chunk never wastes more than it holds.
+// Small tensors (norms, scales, the experts of tiny models) share chunks; larger ones have memory
+// of their own, so that a chunk never wastes more than it holds.
 constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
 constexpr uint64_t kSmallBytes = kChunkBytes / 4;
 constexpr uint64_t kAlignment = 64;  // a cache line, and the widest SIMD register
@@ -38,8 +38,8 @@ bool CheckpointSource::has(const std::string& name) const {
   return checkpoint_.find(name) != nullptr;
 }
 
-Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, Range rows, Range cols,
-                                bool keep_f32) {
+Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, Range rows,
+                                Range cols, bool keep_f32) {
   SHOAL_CHECK(0 <= rows.begin && rows.begin <= rows.end && rows.end <= n && 0 <= cols.begin &&
                   cols.begin <= cols.end && cols.end <= k,
               "{}: rows [{}, {}) of {}, columns [{}, {}) of {}", name, rows.begin, rows.end, n,
@@ -50,8 +50,8 @@ Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, R
   const std::string where = entry.file->path() + ": tensor " + in_quotes(full);
   if (stored != DType::kF32 && stored != DType::kF16 && stored != DType::kBF16 &&
       stored != DType::kF8E4M3) {
-    throw_invalid("{} has the type {}; a matrix is float32, float16, bfloat16 or float8_e4m3", where,
-                  dtype_name(stored));
+    throw_invalid("{} has the type {}; a matrix is float32, float16, bfloat16 or float8_e4m3",
+                  where, dtype_name(stored));
   }
   Weight weight;
   const bool round = stored == DType::kF32 && dtype_ == DType::kBF16 && !keep_f32;
@@ -66,7 +66,8 @@ Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, R
   if (!config_.fp8_blocks) {
     throw_invalid("{} is float8_e4m3, but config.json has no quantization_config", where);
   }
-  if (!has(scale_name)) throw_invalid("{} is float8_e4m3, but {} is missing", where, in_quotes(scale_name));
+  if (!has(scale_name))
+    throw_invalid("{} is float8_e4m3, but {} is missing", where, in_quotes(scale_name));
   weight.block_rows = config_.fp8_block_rows;
   weight.block_cols = config_.fp8_block_cols;
   weight.row_offset = static_cast<int32_t>(rows.begin % weight.block_rows);
@@ -122,8 +123,9 @@ const Checkpoint::Entry& CheckpointSource::require(const std::string& name,
                   fmt::join(shape, ", "));
   }
   if (entry->info->shape != shape) {
-    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]", entry->file->path(),
-                  in_quotes(name), fmt::join(entry->info->shape, ", "), fmt::join(shape, ", "));
+    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]",
+                  entry->file->path(), in_quotes(name), fmt::join(entry->info->shape, ", "),
+                  fmt::join(shape, ", "));
   }
   used_.insert(name);
   return *entry;

@@ -1,5 +1,5 @@
-// CheckpointSource: the WeightSource over a checkpoint folder. Reads only the byte ranges asked for,
-// with several threads, straight into device memory that it owns.
+// CheckpointSource: the WeightSource over a checkpoint folder. Reads only the byte ranges asked
+// for, with several threads, straight into device memory that it owns.
 #pragma once
 
 #include <functional>
@@ -32,7 +32,8 @@ class CheckpointSource : public WeightSource {
   Tensor allocate(const std::string& label, DType dtype,
                   std::initializer_list<int64_t> dims) override;
 
-  uint64_t bytes_read() const { return reader_.bytes_read(); }  // of tensors, in the checkpoint's files
+  // Of tensors, in the checkpoint's files.
+  uint64_t bytes_read() const { return reader_.bytes_read(); }
   // Of all tensors handed out, without what alignment costs.
   uint64_t bytes_held() const { return bytes_held_; }
   // Names of tensors of the checkpoint that nothing asked for: what other ranks hold, an MTP layer

@@ -80,23 +80,29 @@ std::string resolve_model_dir(const std::string& model, const std::string& revis
   const Place place = hub_cache();
   const fs::path folder = place.folder / ("models--" + name[0] + "--" + name[1]);
   if (!fs::is_directory(folder, error)) {
-    throw_invalid("model {}: no such folder, and not in the Hugging Face cache: searched {} (from {}); "
-                  "download it there, or give a folder", in_quotes(model), folder.string(), place.origin);
+    throw_invalid(
+        "model {}: no such folder, and not in the Hugging Face cache: searched {} (from {}); "
+        "download it there, or give a folder",
+        in_quotes(model), folder.string(), place.origin);
   }
   std::string commit = revision;
   if (!is_commit(revision)) {
     fs::path path = folder / "refs";
     for (const std::string& part : ref) path /= part;
     if (!fs::exists(path, error)) {
-      throw_invalid("model {}: revision {} is not in the Hugging Face cache: searched {}; download it "
-                    "there, or give a folder", in_quotes(model), in_quotes(revision), path.string());
+      throw_invalid(
+          "model {}: revision {} is not in the Hugging Face cache: searched {}; download it "
+          "there, or give a folder",
+          in_quotes(model), in_quotes(revision), path.string());
     }
     commit = read_ref(path);
   }
   const fs::path snapshot = folder / "snapshots" / commit;
   if (!fs::is_directory(snapshot, error)) {
-    throw_invalid("model {}: its snapshot is not in the Hugging Face cache: searched {}; download it "
-                  "there, or give a folder", in_quotes(model), snapshot.string());
+    throw_invalid(
+        "model {}: its snapshot is not in the Hugging Face cache: searched {}; download it "
+        "there, or give a folder",
+        in_quotes(model), snapshot.string());
   }
   return snapshot.string();
 }

@@ -20,9 +20,10 @@ DType held_type(const PlannedTensor& tensor, DType stored, DType dtype) {
 
 uint64_t absorbed_bytes(const ModelConfig& config, const RankLayout& layout) {
   if (!config.is_mla()) return 0;
-  const int64_t heads = layout.dp_attention
-                            ? config.num_attention_heads
-                            : split_evenly(config.num_attention_heads, layout.ranks)[layout.rank].size();
+  const int64_t heads =
+      layout.dp_attention
+          ? config.num_attention_heads
+          : split_evenly(config.num_attention_heads, layout.ranks)[layout.rank].size();
   return static_cast<uint64_t>(heads * (config.qk_nope_head_dim + config.v_head_dim) *
                                config.kv_lora_rank * dtype_size(layout.dtype));
 }
@@ -50,12 +51,14 @@ RankBytes rank_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
   SHOAL_CHECK(0 <= layout.rank && layout.rank < layout.ranks, "rank {} of {}", layout.rank,
               layout.ranks);
   if (layout.ranks > config.num_attention_heads && !layout.dp_attention) {
-    throw_invalid("--tensor-parallel-size {}: the model has {} attention heads; use at most that many",
-                  layout.ranks, config.num_attention_heads);
+    throw_invalid(
+        "--tensor-parallel-size {}: the model has {} attention heads; use at most that many",
+        layout.ranks, config.num_attention_heads);
   }
   if (config.n_routed_experts > 0 && layout.ranks > config.n_routed_experts) {
-    throw_invalid("--tensor-parallel-size {}: the model has {} routed experts; use at most that many",
-                  layout.ranks, config.n_routed_experts);
+    throw_invalid(
+        "--tensor-parallel-size {}: the model has {} routed experts; use at most that many",
+        layout.ranks, config.n_routed_experts);
   }
   RankBytes bytes;
   for (const PlannedTensor& tensor : tensor_plan(config)) {
@@ -69,9 +72,10 @@ RankBytes rank_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
     count.read = elements * dtype_size(info.dtype);
     count.held = elements * dtype_size(held_type(tensor, info.dtype, layout.dtype));
     if (info.dtype == DType::kF8E4M3 && elements > 0) {
-      const uint64_t scales = static_cast<uint64_t>(blocks_touched(slice.rows, config.fp8_block_rows) *
-                                                    blocks_touched(slice.cols, config.fp8_block_cols)) *
-                              sizeof(float);
+      const uint64_t scales =
+          static_cast<uint64_t>(blocks_touched(slice.rows, config.fp8_block_rows) *
+                                blocks_touched(slice.cols, config.fp8_block_cols)) *
+          sizeof(float);
       count.read += scales;
       count.held += scales;
     }

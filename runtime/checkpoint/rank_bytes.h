@@ -1,5 +1,5 @@
-// RankBytes: what CheckpointSource reads from the files and holds in memory for one rank, from headers
-// alone. A test loads and compares.
+// RankBytes: what CheckpointSource reads from the files and holds in memory for one rank, from
+// headers alone. A test loads and compares.
 #pragma once
 
 #include <array>
@@ -34,6 +34,7 @@ struct RankBytes {
 
 // Throws InvalidInput when a tensor of the plan is missing or has another shape, and when there are
 // more ranks than heads or experts.
-RankBytes rank_bytes(const Checkpoint& checkpoint, const ModelConfig& config, const RankLayout& layout);
+RankBytes rank_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
+                     const RankLayout& layout);
 
 }  // namespace shoal

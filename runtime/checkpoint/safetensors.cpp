@@ -25,7 +25,7 @@ std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::string& path) 
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) throw_invalid("{}: {}", path, std::strerror(errno));
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(path, fd));
-  struct stat status{};
+  struct stat status {};
   if (fstat(fd, &status) != 0) throw_invalid("{}: {}", path, std::strerror(errno));
   if (!S_ISREG(status.st_mode)) throw_invalid("{}: not a regular file", path);
   const auto size = static_cast<uint64_t>(status.st_size);
@@ -57,8 +57,8 @@ SafetensorsFile::~SafetensorsFile() { ::close(fd_); }
 void SafetensorsFile::read(uint64_t begin, uint64_t end, void* out) const {
   auto* target = static_cast<std::byte*>(out);
   while (begin < end) {
-    const ssize_t n = pread(fd_, target, std::min(end - begin, kMaxReadBytes),
-                            static_cast<off_t>(begin));
+    const ssize_t n =
+        pread(fd_, target, std::min(end - begin, kMaxReadBytes), static_cast<off_t>(begin));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_invalid("{}: reading at byte {}: {}", path_, begin, std::strerror(errno));
     if (n == 0) throw_invalid("{}: the file shrank: nothing at byte {}", path_, begin);

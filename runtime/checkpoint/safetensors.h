@@ -1,11 +1,11 @@
-// Safetensors files, read only. A file from outside is hostile until validated: every offset, size and
-// shape is checked before memory is touched; errors are InvalidInput naming file and tensor.
+// Safetensors files, read only. A file from outside is hostile until validated: every offset, size
+// and shape is checked before memory is touched; errors are InvalidInput naming file and tensor.
 //
-// A file is: u64 little-endian length of the header, the header (JSON, padded with spaces), the data.
-// What is checked (../../docs/architecture.md, "Loader"): header length against the file, JSON depth,
-// no key twice, known type, at most 8 dimensions, no overflow in any product, begin <= end inside the
-// data, end - begin equal to what type and shape say, begin a multiple of the element, and all tensors
-// together cover the data without gap or overlap.
+// A file is: u64 little-endian length of the header, the header (JSON, padded with spaces), the
+// data. What is checked (../../docs/architecture.md, "Loader"): header length against the file,
+// JSON depth, no key twice, known type, at most 8 dimensions, no overflow in any product, begin <=
+// end inside the data, end - begin equal to what type and shape say, begin a multiple of the
+// element, and all tensors together cover the data without gap or overlap.
 #pragma once
 
 #include <cstdint>

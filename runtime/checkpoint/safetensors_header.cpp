@@ -34,8 +34,9 @@ DType stored_type(const std::string& name, const std::string& source, const std:
   for (const StoredType& type : kStoredTypes) {
     if (type.name == name) return type.dtype;
   }
-  throw_invalid("{}: tensor {} has the type {}; known are F32, F16, BF16, F8_E4M3, I64, I32, I8, U8",
-                source, in_quotes(tensor), in_quotes(name));
+  throw_invalid(
+      "{}: tensor {} has the type {}; known are F32, F16, BF16, F8_E4M3, I64, I32, I8, U8", source,
+      in_quotes(tensor), in_quotes(name));
 }
 
 // {"name": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..,
@@ -114,7 +115,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (array_ == nullptr) reject(fmt::format("a number as {} of {}", in_quotes(key_), current()));
     if (array_->size() == kMaxDims) {
-      reject(fmt::format("{} of {} has more than {} numbers", in_quotes(key_), current(), kMaxDims));
+      reject(
+          fmt::format("{} of {} has more than {} numbers", in_quotes(key_), current(), kMaxDims));
     }
     array_->push_back(value);
     return true;
@@ -130,7 +132,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool) override { reject(fmt::format("true or false in {}", current())); }
   bool binary(binary_t&) override { reject("binary data"); }
 
-  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
     throw_invalid("{}: the header is not valid JSON near byte {}", source_, position);
   }
 
@@ -157,7 +160,9 @@ TensorInfo checked(const std::string& name, const HeaderHandler::Raw& raw, uint6
   const std::string shown = in_quotes(name);
   if (!raw.dtype || !raw.shape || !raw.data_offsets) {
     throw_invalid("{}: tensor {} lacks {}", source, shown,
-                  !raw.dtype ? "\"dtype\"" : !raw.shape ? "\"shape\"" : "\"data_offsets\"");
+                  !raw.dtype   ? "\"dtype\""
+                  : !raw.shape ? "\"shape\""
+                               : "\"data_offsets\"");
   }
   if (raw.data_offsets->size() != 2) {
     throw_invalid("{}: tensor {} has {} data_offsets, should be 2", source, shown,
@@ -180,8 +185,8 @@ TensorInfo checked(const std::string& name, const HeaderHandler::Raw& raw, uint6
     if (dim > 0) without_zeros *= dim;
   }
   if (bytes != end - begin) {
-    throw_invalid("{}: tensor {} has {} bytes, its type and shape say {}", source, shown, end - begin,
-                  bytes);
+    throw_invalid("{}: tensor {} has {} bytes, its type and shape say {}", source, shown,
+                  end - begin, bytes);
   }
   if (begin % element != 0) {
     throw_invalid("{}: tensor {} is misaligned: it begins at byte {}, should be a multiple of {}",

@@ -92,7 +92,8 @@ void read_stored(const SliceReader::Slice& slice, Range rows, std::byte* out) {
   const auto element = static_cast<uint64_t>(dtype_size(slice.info->dtype));
   const auto columns = static_cast<uint64_t>(slice.columns);
   const auto at = [&](int64_t row, int64_t col) {
-    return slice.info->begin + (static_cast<uint64_t>(row) * columns + static_cast<uint64_t>(col)) * element;
+    return slice.info->begin +
+           (static_cast<uint64_t>(row) * columns + static_cast<uint64_t>(col)) * element;
   };
   if (slice.cols.size() == slice.columns) {
     slice.file->read(at(rows.begin, 0), at(rows.end, 0), out);

@@ -30,9 +30,9 @@ class SliceReader {
     bool scales = false;  // every value has to be finite
   };
 
-  // Writes rows x cols as `dtype`, row-major, to `out`, device memory of that size. Conversions: none,
-  // F32 -> BF16, F16 | BF16 -> F32. Throws InvalidInput for a file that shrank, for FP8 codes that
-  // are NaN, and for scales that are not finite.
+  // Writes rows x cols as `dtype`, row-major, to `out`, device memory of that size. Conversions:
+  // none, F32 -> BF16, F16 | BF16 -> F32. Throws InvalidInput for a file that shrank, for FP8 codes
+  // that are NaN, and for scales that are not finite.
   void read(const Slice& slice, DType dtype, void* out);
 
   uint64_t bytes_read() const { return bytes_read_; }

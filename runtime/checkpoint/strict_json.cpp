@@ -21,15 +21,20 @@ nlohmann::json parse_strict_json(std::string_view text, const std::string& sourc
       throw_invalid("{}: JSON nested deeper than {} levels", source, kMaxConfigDepth);
     }
     switch (event) {
-      case Json::parse_event_t::object_start: keys.emplace_back(); break;
-      case Json::parse_event_t::object_end: keys.pop_back(); break;
+      case Json::parse_event_t::object_start:
+        keys.emplace_back();
+        break;
+      case Json::parse_event_t::object_end:
+        keys.pop_back();
+        break;
       case Json::parse_event_t::key:
         if (!keys.back().insert(parsed.get<std::string>()).second) {
           throw_invalid("{}: the key {} appears twice in one object", source,
                         in_quotes(parsed.get<std::string>()));
         }
         break;
-      default: break;
+      default:
+        break;
     }
     return true;
   };
@@ -51,20 +56,21 @@ std::string read_small_file(const std::string& path, uint64_t max_bytes) {
   };
   // O_NONBLOCK: opening a FIFO must not wait for a writer.
   const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  struct stat status{};
+  struct stat status {};
   if (file.fd < 0 || fstat(file.fd, &status) != 0) {
     throw_invalid("{}: {}", path, std::strerror(errno));
   }
   if (!S_ISREG(status.st_mode)) throw_invalid("{}: not a regular file", path);
   const auto size = static_cast<uint64_t>(status.st_size);
   if (size > max_bytes) {
-    throw_invalid("{}: {} bytes, more than the {} that such a file may have", path, size, max_bytes);
+    throw_invalid("{}: {} bytes, more than the {} that such a file may have", path, size,
+                  max_bytes);
   }
   std::string text(size, '\0');
   size_t done = 0;
   while (done < text.size()) {
-    const ssize_t n = pread(file.fd, text.data() + done, text.size() - done,
-                            static_cast<off_t>(done));
+    const ssize_t n =
+        pread(file.fd, text.data() + done, text.size() - done, static_cast<off_t>(done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) throw_invalid("{}: {}", path, std::strerror(errno));
     if (n == 0) throw_invalid("{}: shrank while it was read", path);
@@ -74,7 +80,7 @@ std::string read_small_file(const std::string& path, uint64_t max_bytes) {
 }
 
 bool path_exists(const std::string& path) {
-  struct stat status{};
+  struct stat status {};
   return lstat(path.c_str(), &status) == 0;
 }
 

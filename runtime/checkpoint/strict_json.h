@@ -1,5 +1,5 @@
-// JSON of checkpoint folders: bounded in size and depth, no key twice in one object, and errors that
-// are InvalidInput and never repeat raw bytes of the file. Stateless.
+// JSON of checkpoint folders: bounded in size and depth, no key twice in one object, and errors
+// that are InvalidInput and never repeat raw bytes of the file. Stateless.
 #pragma once
 
 #include <cstdint>

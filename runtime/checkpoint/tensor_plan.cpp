@@ -33,12 +33,20 @@ class Planner {
 
   void heads(const std::string& name, int64_t per_head, int64_t k, Cut cut = Cut::kHeads) {
     const int64_t count = cut == Cut::kHeads ? c_.num_attention_heads : c_.num_key_value_heads;
-    add({.name = name, .kind = TensorKind::kAttention, .n = count * per_head, .k = k, .cut = cut,
+    add({.name = name,
+         .kind = TensorKind::kAttention,
+         .n = count * per_head,
+         .k = k,
+         .cut = cut,
          .per_head = per_head});
   }
   void o_proj(const std::string& name, int64_t per_head) {
-    add({.name = name, .kind = TensorKind::kAttention, .n = c_.hidden_size,
-         .k = c_.num_attention_heads * per_head, .cut = Cut::kHeads, .cut_columns = true,
+    add({.name = name,
+         .kind = TensorKind::kAttention,
+         .n = c_.hidden_size,
+         .k = c_.num_attention_heads * per_head,
+         .cut = Cut::kHeads,
+         .cut_columns = true,
          .per_head = per_head});
   }
 
@@ -63,7 +71,8 @@ class Planner {
     const struct {
       const char* name;
       Cut cut;
-    } projections[] = {{"q_proj", Cut::kHeads}, {"k_proj", Cut::kKvHeads}, {"v_proj", Cut::kKvHeads}};
+    } projections[] = {
+        {"q_proj", Cut::kHeads}, {"k_proj", Cut::kKvHeads}, {"v_proj", Cut::kKvHeads}};
     for (const auto& [name, cut] : projections) {
       heads(p + name + ".weight", c_.head_dim, c_.hidden_size, cut);
       if (c_.attention_bias) heads(p + name + ".bias", c_.head_dim, 0, cut);
@@ -73,16 +82,28 @@ class Planner {
 
   void mlp(const std::string& p, TensorKind kind, int64_t inner, Cut cut, int64_t expert = 0) {
     for (const char* name : {"gate_proj.weight", "up_proj.weight"}) {
-      add({.name = p + name, .kind = kind, .n = inner, .k = c_.hidden_size, .cut = cut,
+      add({.name = p + name,
+           .kind = kind,
+           .n = inner,
+           .k = c_.hidden_size,
+           .cut = cut,
            .expert = expert});
     }
-    add({.name = p + "down_proj.weight", .kind = kind, .n = c_.hidden_size, .k = inner, .cut = cut,
-         .cut_columns = true, .expert = expert});
+    add({.name = p + "down_proj.weight",
+         .kind = kind,
+         .n = c_.hidden_size,
+         .k = inner,
+         .cut = cut,
+         .cut_columns = true,
+         .expert = expert});
   }
 
   void moe(const std::string& p) {
-    add({.name = p + "gate.weight", .kind = TensorKind::kRouter, .n = c_.n_routed_experts,
-         .k = c_.hidden_size, .keep_f32 = true});
+    add({.name = p + "gate.weight",
+         .kind = TensorKind::kRouter,
+         .n = c_.n_routed_experts,
+         .k = c_.hidden_size,
+         .keep_f32 = true});
     if (c_.router.kind == RouterKind::kNoauxTcSigmoid) {
       add({p + "gate.e_score_correction_bias", TensorKind::kRouter, c_.n_routed_experts});
     }
@@ -132,22 +153,26 @@ class Planner {
 Range scaled(Range range, int64_t factor) { return {range.begin * factor, range.end * factor}; }
 
 // The part of the cut dimension, which has `total` elements.
-Range held_part(const PlannedTensor& tensor, const ModelConfig& c, int64_t total, int ranks, int rank,
-                bool dp_attention) {
+Range held_part(const PlannedTensor& tensor, const ModelConfig& c, int64_t total, int ranks,
+                int rank, bool dp_attention) {
   const Range heads = dp_attention ? Range{0, c.num_attention_heads}
                                    : split_evenly(c.num_attention_heads, ranks)[rank];
   switch (tensor.cut) {
-    case Cut::kReplicated: return {0, total};
-    case Cut::kHeads: return scaled(heads, tensor.per_head);
+    case Cut::kReplicated:
+      return {0, total};
+    case Cut::kHeads:
+      return scaled(heads, tensor.per_head);
     case Cut::kKvHeads: {
       const int64_t group = c.num_attention_heads / c.num_key_value_heads;
       return scaled({heads.begin / group, (heads.end - 1) / group + 1}, tensor.per_head);
     }
-    case Cut::kVocabulary: return split_evenly(total, ranks)[rank];
-    case Cut::kColumns: return split_evenly(total, ranks, column_unit(total))[rank];
+    case Cut::kVocabulary:
+      return split_evenly(total, ranks)[rank];
+    case Cut::kColumns:
+      return split_evenly(total, ranks, column_unit(total))[rank];
     case Cut::kExpert:
       return split_evenly(c.n_routed_experts, ranks)[rank].contains(tensor.expert) ? Range{0, total}
-                                                                                  : Range{0, 0};
+                                                                                   : Range{0, 0};
   }
   SHOAL_CHECK(false, "cut {}", static_cast<int>(tensor.cut));
 }
@@ -156,15 +181,24 @@ Range held_part(const PlannedTensor& tensor, const ModelConfig& c, int64_t total
 
 std::string_view tensor_kind_name(TensorKind kind) {
   switch (kind) {
-    case TensorKind::kEmbedding: return "embedding";
-    case TensorKind::kHead: return "lm_head";
-    case TensorKind::kAttention: return "attention";
-    case TensorKind::kNorm: return "norms";
-    case TensorKind::kDenseMlp: return "dense MLP";
-    case TensorKind::kRouter: return "router";
-    case TensorKind::kSharedExperts: return "shared experts";
-    case TensorKind::kRoutedExperts: return "routed experts";
-    case TensorKind::kMtp: return "MTP layer";
+    case TensorKind::kEmbedding:
+      return "embedding";
+    case TensorKind::kHead:
+      return "lm_head";
+    case TensorKind::kAttention:
+      return "attention";
+    case TensorKind::kNorm:
+      return "norms";
+    case TensorKind::kDenseMlp:
+      return "dense MLP";
+    case TensorKind::kRouter:
+      return "router";
+    case TensorKind::kSharedExperts:
+      return "shared experts";
+    case TensorKind::kRoutedExperts:
+      return "routed experts";
+    case TensorKind::kMtp:
+      return "MTP layer";
   }
   SHOAL_CHECK(false, "kind {}", static_cast<int>(kind));
 }
@@ -176,12 +210,13 @@ const TensorInfo& planned_info(const Checkpoint& checkpoint, const PlannedTensor
   if (tensor.k > 0) shape.push_back(tensor.k);
   const Checkpoint::Entry* entry = checkpoint.find(tensor.name);
   if (entry == nullptr) {
-    throw_invalid("{}: tensor {} of shape [{}] is missing", checkpoint.dir(), in_quotes(tensor.name),
-                  fmt::join(shape, ", "));
+    throw_invalid("{}: tensor {} of shape [{}] is missing", checkpoint.dir(),
+                  in_quotes(tensor.name), fmt::join(shape, ", "));
   }
   if (entry->info->shape != shape) {
-    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]", entry->file->path(),
-                  in_quotes(tensor.name), fmt::join(entry->info->shape, ", "), fmt::join(shape, ", "));
+    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]",
+                  entry->file->path(), in_quotes(tensor.name), fmt::join(entry->info->shape, ", "),
+                  fmt::join(shape, ", "));
   }
   return *entry->info;
 }

@@ -1,5 +1,6 @@
-// TensorPlan: every tensor that a config asks of its checkpoint, and how it is cut over ranks. Pure.
-// The models of runtime/model load the same tensors by the same tables; a test compares the bytes.
+// TensorPlan: every tensor that a config asks of its checkpoint, and how it is cut over ranks.
+// Pure. The models of runtime/model load the same tensors by the same tables; a test compares the
+// bytes.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,17 @@
 
 namespace shoal {
 
-enum class TensorKind { kEmbedding, kHead, kAttention, kNorm, kDenseMlp, kRouter, kSharedExperts,
-                        kRoutedExperts, kMtp };
+enum class TensorKind {
+  kEmbedding,
+  kHead,
+  kAttention,
+  kNorm,
+  kDenseMlp,
+  kRouter,
+  kSharedExperts,
+  kRoutedExperts,
+  kMtp
+};
 inline constexpr int kNumTensorKinds = static_cast<int>(TensorKind::kMtp) + 1;
 std::string_view tensor_kind_name(TensorKind kind);
 
@@ -41,8 +51,8 @@ std::vector<PlannedTensor> tensor_plan(const ModelConfig& config);
 const TensorInfo& planned_info(const Checkpoint& checkpoint, const PlannedTensor& tensor);
 
 // Refuses tensors that `config` knows no use for, up to three by name: a bias where the config has
-// none, a layer too many, scales of what is not FP8. What may lie unused: rotary_emb.inv_freq, which
-// is computed, and an lm_head beside tie_word_embeddings.
+// none, a layer too many, scales of what is not FP8. What may lie unused: rotary_emb.inv_freq,
+// which is computed, and an lm_head beside tie_word_embeddings.
 void check_all_known(const Checkpoint& checkpoint, const ModelConfig& config);
 
 struct HeldSlice {

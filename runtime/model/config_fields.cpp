@@ -45,10 +45,10 @@ int64_t ConfigFields::integer(const std::string& name, int64_t low, int64_t high
                               std::optional<int64_t> fallback) {
   if (find(name) == nullptr && fallback) return *fallback;
   const nlohmann::json& value = require(name);
-  const bool fits = value.is_number_integer() &&
-                    !(value.is_number_unsigned() &&
-                      value.get<uint64_t>() > static_cast<uint64_t>(high)) &&
-                    value.get<int64_t>() >= low && value.get<int64_t>() <= high;
+  const bool fits =
+      value.is_number_integer() &&
+      !(value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(high)) &&
+      value.get<int64_t>() >= low && value.get<int64_t>() <= high;
   if (!fits) refuse(name, fmt::format("should be an integer from {} to {}", low, high));
   return value.get<int64_t>();
 }
@@ -107,8 +107,10 @@ void ConfigFields::ignore(std::initializer_list<const char*> names) {
 void ConfigFields::refuse_unknown() const {
   for (const auto& [name, value] : object_.items()) {
     if (known_.count(name) > 0 || value.is_null()) continue;
-    throw_invalid("{}: the field {} (with value {}) is not known here and could change the result; "
-                  "remove it if it does not", source_, in_quotes(prefix_ + name), shown(value));
+    throw_invalid(
+        "{}: the field {} (with value {}) is not known here and could change the result; "
+        "remove it if it does not",
+        source_, in_quotes(prefix_ + name), shown(value));
   }
 }
 

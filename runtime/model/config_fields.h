@@ -1,5 +1,6 @@
-// ConfigFields: the members of one JSON object of a config file, each read once with its range. What
-// nobody asked for is refused by name at the end, so that no field is ever ignored by accident.
+// ConfigFields: the members of one JSON object of a config file, each read once with its range.
+// What nobody asked for is refused by name at the end, so that no field is ever ignored by
+// accident.
 #pragma once
 
 #include <initializer_list>
@@ -11,11 +12,12 @@
 
 namespace shoal {
 
-// Not thread-safe. `object` must outlive it. Every failure is InvalidInput naming file, field, value
-// and what would be right. In Hugging Face's files null means absent; so it does here.
+// Not thread-safe. `object` must outlive it. Every failure is InvalidInput naming file, field,
+// value and what would be right. In Hugging Face's files null means absent; so it does here.
 class ConfigFields {
  public:
-  // `source`: the file; `prefix`: where in it the object is ("rope_scaling."). Throws unless an object.
+  // `source`: the file; `prefix`: where in it the object is ("rope_scaling."). Throws unless an
+  // object.
   ConfigFields(const nlohmann::json& object, std::string source, std::string prefix = "");
 
   bool has(const std::string& name) const;

@@ -8,7 +8,8 @@
 namespace shoal {
 namespace {
 
-std::optional<float> optional_number(ConfigFields& fields, const char* name, double low, double high) {
+std::optional<float> optional_number(ConfigFields& fields, const char* name, double low,
+                                     double high) {
   if (fields.find(name) == nullptr) return std::nullopt;
   return static_cast<float>(fields.number(name, low, high));
 }
@@ -16,14 +17,15 @@ std::optional<float> optional_number(ConfigFields& fields, const char* name, dou
 // What Hugging Face's generate() would do with these, nothing here does. Other fields of the file
 // describe it or bound lengths, which a request says itself.
 void refuse_unsupported(ConfigFields& fields) {
-  for (const char* name : {"assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens",
-                           "constraints", "force_words_ids", "forced_bos_token_id",
-                           "forced_decoder_ids", "forced_eos_token_id", "guidance_scale",
-                           "penalty_alpha", "sequence_bias", "suppress_tokens",
-                           "watermarking_config"}) {
+  for (const char* name :
+       {"assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens", "constraints",
+        "force_words_ids", "forced_bos_token_id", "forced_decoder_ids", "forced_eos_token_id",
+        "guidance_scale", "penalty_alpha", "sequence_bias", "suppress_tokens",
+        "watermarking_config"}) {
     if (fields.find(name) != nullptr) fields.refuse(name, "not supported; remove it");
   }
-  for (const char* name : {"num_beams", "num_beam_groups", "encoder_repetition_penalty", "typical_p"}) {
+  for (const char* name :
+       {"num_beams", "num_beam_groups", "encoder_repetition_penalty", "typical_p"}) {
     fields.only(name, 1);
   }
   for (const char* name : {"diversity_penalty", "encoder_no_repeat_ngram_size", "epsilon_cutoff",

@@ -32,7 +32,8 @@ constexpr Known kKnown[] = {{"DeepseekV2ForCausalLM", "deepseek_v2", Architectur
 void read_architecture(ConfigFields& fields, ModelConfig& config) {
   const nlohmann::json& names = fields.require("architectures");
   constexpr const char* kSupported =
-      "supported are DeepseekV2ForCausalLM, DeepseekV3ForCausalLM, Qwen2ForCausalLM, LlamaForCausalLM";
+      "supported are DeepseekV2ForCausalLM, DeepseekV3ForCausalLM, Qwen2ForCausalLM, "
+      "LlamaForCausalLM";
   if (!names.is_array() || names.size() != 1 || !names[0].is_string()) {
     fields.refuse("architectures", kSupported);
   }
@@ -50,13 +51,32 @@ void read_architecture(ConfigFields& fields, ModelConfig& config) {
 // Fields that name a way to train, to store or to run elsewhere. auto_map names Python code of the
 // checkpoint: nothing here runs it.
 void ignore_harmless(ConfigFields& fields) {
-  fields.ignore({"_attn_implementation", "_attn_implementation_autoset", "_commit_hash",
-                 "_name_or_path", "attention_dropout", "attn_implementation", "auto_map",
-                 "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range",
-                 "keys_to_ignore_at_inference", "label2id", "output_attentions",
-                 "output_hidden_states", "pad_token_id", "problem_type", "return_dict",
-                 "task_specific_params", "tokenizer_class", "torchscript", "transformers_version",
-                 "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache"});
+  fields.ignore({"_attn_implementation",
+                 "_attn_implementation_autoset",
+                 "_commit_hash",
+                 "_name_or_path",
+                 "attention_dropout",
+                 "attn_implementation",
+                 "auto_map",
+                 "finetuning_task",
+                 "gradient_checkpointing",
+                 "id2label",
+                 "initializer_range",
+                 "keys_to_ignore_at_inference",
+                 "label2id",
+                 "output_attentions",
+                 "output_hidden_states",
+                 "pad_token_id",
+                 "problem_type",
+                 "return_dict",
+                 "task_specific_params",
+                 "tokenizer_class",
+                 "torchscript",
+                 "transformers_version",
+                 "unsloth_fixed",
+                 "unsloth_version",
+                 "use_bfloat16",
+                 "use_cache"});
   fields.only("add_cross_attention", false);
   fields.only("chunk_size_feed_forward", 0);
   fields.only("is_decoder", false);
@@ -88,7 +108,8 @@ void read_yarn(ConfigFields& rope, RopeScaling& scaling) {
   scaling.kind = RopeScaling::Kind::kYarn;
   scaling.beta_fast = rope.number("beta_fast", 1e-3, 1e6, 32);
   scaling.beta_slow = rope.number("beta_slow", 1e-3, 1e6, 1);
-  if (scaling.beta_fast < scaling.beta_slow) rope.refuse("beta_fast", "should not be below beta_slow");
+  if (scaling.beta_fast < scaling.beta_slow)
+    rope.refuse("beta_fast", "should not be below beta_slow");
   scaling.mscale = rope.number("mscale", 0, 100, 1);
   scaling.mscale_all_dim = rope.number("mscale_all_dim", 0, 100, 0);
   // DeepSeek's code and Hugging Face's read these two differently.
@@ -141,9 +162,8 @@ void read_rope(ConfigFields& fields, ModelConfig& config) {
   RopeScaling& scaling = config.rope_scaling;
   if (type != "default") {
     scaling.factor = rope.number("factor", 1, 1e6);
-    scaling.original_max_position_embeddings =
-        rope.integer("original_max_position_embeddings", 1, kMaxPositions,
-                     config.max_position_embeddings);
+    scaling.original_max_position_embeddings = rope.integer(
+        "original_max_position_embeddings", 1, kMaxPositions, config.max_position_embeddings);
   }
   if (type == "yarn") {
     read_yarn(rope, scaling);
@@ -176,8 +196,10 @@ void read_quantization(ConfigFields& fields, ModelConfig& config) {
     quantization.refuse("weight_block_size", "should be two integers, such as [128, 128]");
   }
   for (const auto& side : block) {
-    if (!side.is_number_unsigned() || side.get<uint64_t>() < 1 || side.get<uint64_t>() > kMaxBlock) {
-      quantization.refuse("weight_block_size", fmt::format("should be integers from 1 to {}", kMaxBlock));
+    if (!side.is_number_unsigned() || side.get<uint64_t>() < 1 ||
+        side.get<uint64_t>() > kMaxBlock) {
+      quantization.refuse("weight_block_size",
+                          fmt::format("should be integers from 1 to {}", kMaxBlock));
     }
   }
   config.fp8_blocks = true;
@@ -221,13 +243,15 @@ void read_dense(ConfigFields& fields, ModelConfig& config) {
                   fmt::format("should divide num_attention_heads, {}", heads));
   }
   if (!fields.has("head_dim") && config.hidden_size % heads != 0) {
-    fields.refuse("num_attention_heads",
-                  fmt::format("should divide hidden_size, {}, or head_dim be there", config.hidden_size));
+    fields.refuse(
+        "num_attention_heads",
+        fmt::format("should divide hidden_size, {}, or head_dim be there", config.hidden_size));
   }
-  config.head_dim = fields.integer("head_dim", 2, kMaxHeadDim,
-                                   std::max<int64_t>(config.hidden_size / heads, 1));
+  config.head_dim =
+      fields.integer("head_dim", 2, kMaxHeadDim, std::max<int64_t>(config.hidden_size / heads, 1));
   if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim) {
-    fields.refuse("head_dim", fmt::format("{} is not an even number up to {}", config.head_dim, kMaxHeadDim));
+    fields.refuse("head_dim",
+                  fmt::format("{} is not an even number up to {}", config.head_dim, kMaxHeadDim));
   }
   if (!qwen2) return;
   config.attention_bias = true;
@@ -272,8 +296,9 @@ void read_router(ConfigFields& fields, ModelConfig& config) {
       fields.refuse("n_group", "a group's score is the sum of its two best: it needs two experts");
     }
     if (router.top_k > router.topk_group * group) {
-      fields.refuse("num_experts_per_tok", fmt::format("topk_group groups of {} hold only {} experts",
-                                                       group, router.topk_group * group));
+      fields.refuse("num_experts_per_tok",
+                    fmt::format("topk_group groups of {} hold only {} experts", group,
+                                router.topk_group * group));
     }
   }
   // Original and Hugging Face's defaults differ for V3: it has to say them.
@@ -313,8 +338,8 @@ void read_deepseek(ConfigFields& fields, ModelConfig& config) {
   config.num_nextn_predict_layers = fields.integer(mtp, 0, 16, 0);
   read_router(fields, config);
   // Of training, and how DeepSeek's own code spreads experts.
-  fields.ignore({"aux_loss_alpha", "ep_size", "output_router_logits", "router_aux_loss_coef",
-                 "seq_aux"});
+  fields.ignore(
+      {"aux_loss_alpha", "ep_size", "output_router_logits", "router_aux_loss_coef", "seq_aux"});
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ void require(bool condition) {
 }
 
 void check(const shoal::ModelConfig& c) {
-  require(c.hidden_size > 0 && c.num_hidden_layers > 0 && c.num_attention_heads > 0 && c.vocab_size > 0);
+  require(c.hidden_size > 0 && c.num_hidden_layers > 0 && c.num_attention_heads > 0 &&
+          c.vocab_size > 0);
   require(c.intermediate_size > 0 && c.max_position_embeddings > 0);
   require(c.rope_theta > 1 && c.rope_scaling.factor >= 1);
   require(c.fp8_block_rows > 0 && c.fp8_block_cols > 0);

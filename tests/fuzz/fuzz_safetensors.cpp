@@ -1,5 +1,5 @@
-// The header of a safetensors file: four bytes of data size, then the header's text. What is accepted
-// has to keep the promises that the readers rely on.
+// The header of a safetensors file: four bytes of data size, then the header's text. What is
+// accepted has to keep the promises that the readers rely on.
 #include <cstdlib>
 #include <cstring>
 #include <map>

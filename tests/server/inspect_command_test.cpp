@@ -9,7 +9,9 @@
 namespace shoal {
 namespace {
 
-std::string golden(const std::string& name) { return SHOAL_SOURCE_DIR "/tests/golden/data/" + name; }
+std::string golden(const std::string& name) {
+  return SHOAL_SOURCE_DIR "/tests/golden/data/" + name;
+}
 
 TEST_CASE("the report in JSON says what the loader would count") {
   const std::string dir = golden("v3-fp8");
@@ -35,13 +37,16 @@ TEST_CASE("the report in JSON says what the loader would count") {
 }
 
 TEST_CASE("the report for people names architecture, dimensions, kinds and ranks") {
-  const std::string text = inspect_report({.model = golden("v2-grouped"), .tensor_parallel_size = 2});
-  for (const char* part : {"DeepseekV2ForCausalLM", "group_limited_greedy, 2 of 4 groups", "routed experts", "rank 1",
-                           "absorbed MLA", "YaRN scaling by 20 over 64", "held by each of 2 ranks", "in 2 files"}) {
+  const std::string text =
+      inspect_report({.model = golden("v2-grouped"), .tensor_parallel_size = 2});
+  for (const char* part :
+       {"DeepseekV2ForCausalLM", "group_limited_greedy, 2 of 4 groups", "routed experts", "rank 1",
+        "absorbed MLA", "YaRN scaling by 20 over 64", "held by each of 2 ranks", "in 2 files"}) {
     CHECK_THAT(text, Catch::Contains(part));
   }
   CHECK_THAT(text, !Catch::Contains("model.norm.weight"));
-  CHECK_THAT(inspect_report({.model = golden("qwen2"), .tensors = true}), Catch::Contains("model.norm.weight"));
+  CHECK_THAT(inspect_report({.model = golden("qwen2"), .tensors = true}),
+             Catch::Contains("model.norm.weight"));
 }
 
 TEST_CASE("what would be refused at load is refused here") {

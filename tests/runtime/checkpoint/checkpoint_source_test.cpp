@@ -1,4 +1,5 @@
-// Slices of stored tensors against the whole tensor, for every stored type, on both kinds of device.
+// Slices of stored tensors against the whole tensor, for every stored type, on both kinds of
+// device.
 #include "runtime/checkpoint/checkpoint_source.h"
 
 #include <limits>
@@ -34,11 +35,20 @@ class Fixture {
     for (int64_t i = 0; i < view.num_elements(); ++i) {
       const std::byte* at = bytes.data() + i * dtype_size(view.dtype);
       switch (view.dtype) {
-        case DType::kF32: out.push_back(*reinterpret_cast<const float*>(at)); break;
-        case DType::kF16: out.push_back(to_float(*reinterpret_cast<const F16*>(at))); break;
-        case DType::kBF16: out.push_back(to_float(*reinterpret_cast<const BF16*>(at))); break;
-        case DType::kF8E4M3: out.push_back(to_float(*reinterpret_cast<const F8E4M3*>(at))); break;
-        default: FAIL("type");
+        case DType::kF32:
+          out.push_back(*reinterpret_cast<const float*>(at));
+          break;
+        case DType::kF16:
+          out.push_back(to_float(*reinterpret_cast<const F16*>(at)));
+          break;
+        case DType::kBF16:
+          out.push_back(to_float(*reinterpret_cast<const BF16*>(at)));
+          break;
+        case DType::kF8E4M3:
+          out.push_back(to_float(*reinterpret_cast<const F8E4M3*>(at)));
+          break;
+        default:
+          FAIL("type");
       }
     }
     return out;
@@ -99,7 +109,8 @@ TEST_CASE("slices of matrices of each stored type, exact bytes read and held") {
         CHECK(source.bytes_held() == held);
         CHECK(fixture.progress == read);
       }
-      CHECK(source.matrix("f32", n, k, {0, n}, {0, k}, /*keep_f32=*/true).data.dtype == DType::kF32);
+      CHECK(source.matrix("f32", n, k, {0, n}, {0, k}, /*keep_f32=*/true).data.dtype ==
+            DType::kF32);
     }
   }
   CHECK(remote.copies > 0);
@@ -107,8 +118,9 @@ TEST_CASE("slices of matrices of each stored type, exact bytes read and held") {
 
 TEST_CASE("float32 becomes bfloat16 rounded to nearest even") {
   test::HostDevice device;
-  Fixture fixture({test::stored_f32("w.weight", {1, 4}, {1.00390625f, 1.01171875f, -3.0e38f, 0.1f})}, {},
-                  DType::kBF16, device);
+  Fixture fixture(
+      {test::stored_f32("w.weight", {1, 4}, {1.00390625f, 1.01171875f, -3.0e38f, 0.1f})}, {},
+      DType::kBF16, device);
   CHECK(fixture.values(fixture.source->matrix("w", 1, 4, {0, 1}, {0, 4}).data) ==
         std::vector<float>{1.0f, 1.015625f, to_float(to_bf16(-3.0e38f)), to_float(to_bf16(0.1f))});
 }
@@ -181,7 +193,8 @@ TEST_CASE("FP8 slices multiply out to the slice of the whole") {
     test::RemoteDevice remote;
     for (Device* device : std::initializer_list<Device*>{&host, &remote}) {
       Fixture fixture({fp8.scale(), fp8.weight()}, fp8.config(), DType::kBF16, *device);
-      for (const Range rows : {Range{0, fp8.n}, Range{0, 100}, Range{100, 128}, Range{120, fp8.n}, Range{9, 9}}) {
+      for (const Range rows :
+           {Range{0, fp8.n}, Range{0, 100}, Range{100, 128}, Range{120, fp8.n}, Range{9, 9}}) {
         for (const Range cols : {Range{0, fp8.k}, Range{64, 192}, Range{130, fp8.k}, Range{5, 5}}) {
           const uint64_t before = fixture.source->bytes_read();
           const Weight w = fixture.source->matrix("w", fp8.n, fp8.k, rows, cols);
@@ -200,8 +213,10 @@ TEST_CASE("FP8 slices multiply out to the slice of the whole") {
           CHECK(w.row_offset == rows.begin % fp8.block_rows);
           CHECK(w.col_offset == cols.begin % fp8.block_cols);
           if (rows.size() > 0 && cols.size() > 0) {
-            CHECK(w.scale.dim(0) == (rows.end - 1) / fp8.block_rows - rows.begin / fp8.block_rows + 1);
-            CHECK(w.scale.dim(1) == (cols.end - 1) / fp8.block_cols - cols.begin / fp8.block_cols + 1);
+            CHECK(w.scale.dim(0) ==
+                  (rows.end - 1) / fp8.block_rows - rows.begin / fp8.block_rows + 1);
+            CHECK(w.scale.dim(1) ==
+                  (cols.end - 1) / fp8.block_cols - cols.begin / fp8.block_cols + 1);
           }
         }
       }
@@ -220,13 +235,19 @@ TEST_CASE("FP8 that contradicts its scales or the config is refused") {
   CHECK_NOTHROW(load({scale, fp8.weight()}, fp8.config()));
   INVALID(load({scale, fp8.weight()}, {}), "\"w.weight\"", "no quantization_config");
   INVALID(load({fp8.weight()}, fp8.config()), "\"w.weight\"", "\"w.weight_scale_inv\" is missing");
-  INVALID(load({test::stored_f32("w.weight", {10, 20}, small_integers(200, 1)), scale}, fp8.config()),
-          "\"w.weight\" is float32", "weight_scale_inv");
-  INVALID(load({test::stored_f32(scale.name, {1, 2}, {1, 1}), fp8.weight()}, fp8.config()), "[1, 2]", "[1, 1]");
-  INVALID(load({test::stored_f32(scale.name, {1}, {1}), fp8.weight()}, fp8.config()), "[1]", "[1, 1]");
-  INVALID(load({fp8.weight(), test::stored_bf16(scale.name, {1, 1}, {1})}, fp8.config()), "bfloat16", "float32");
-  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-    INVALID(load({test::stored_f32(scale.name, {1, 1}, {bad}), fp8.weight()}, fp8.config()), scale.name, "not finite");
+  INVALID(
+      load({test::stored_f32("w.weight", {10, 20}, small_integers(200, 1)), scale}, fp8.config()),
+      "\"w.weight\" is float32", "weight_scale_inv");
+  INVALID(load({test::stored_f32(scale.name, {1, 2}, {1, 1}), fp8.weight()}, fp8.config()),
+          "[1, 2]", "[1, 1]");
+  INVALID(load({test::stored_f32(scale.name, {1}, {1}), fp8.weight()}, fp8.config()), "[1]",
+          "[1, 1]");
+  INVALID(load({fp8.weight(), test::stored_bf16(scale.name, {1, 1}, {1})}, fp8.config()),
+          "bfloat16", "float32");
+  for (const float bad :
+       {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    INVALID(load({test::stored_f32(scale.name, {1, 1}, {bad}), fp8.weight()}, fp8.config()),
+            scale.name, "not finite");
   }
 }
 
@@ -253,7 +274,8 @@ TEST_CASE("missing tensors, other shapes and other types are refused by name") {
                    test::stored_f32("w.weight", {2, 3}, small_integers(6, 1))},
                   {}, DType::kF32, device);
   CheckpointSource& source = *fixture.source;
-  INVALID(source.matrix("x", 2, 3, {0, 2}, {0, 3}), fixture.dir().path(), "\"x.weight\"", "[2, 3]", "missing");
+  INVALID(source.matrix("x", 2, 3, {0, 2}, {0, 3}), fixture.dir().path(), "\"x.weight\"", "[2, 3]",
+          "missing");
   INVALID(source.matrix("w", 3, 2, {0, 2}, {0, 2}), "\"w.weight\"", "[2, 3]", "[3, 2]");
   INVALID(source.vector("w.weight", 2, {0, 2}), "[2, 3]", "[2]");
   INVALID(source.matrix("i", 2, 2, {0, 2}, {0, 2}), "\"i.weight\"", "int32");
@@ -265,7 +287,8 @@ TEST_CASE("missing tensors, other shapes and other types are refused by name") {
 TEST_CASE("a file that shrinks while it is loaded is refused, from several threads too") {
   const int64_t n = 4096, k = 1024;
   test::HostDevice device;
-  Fixture fixture({test::stored_bf16("w.weight", {n, k}, small_integers(n * k, 7))}, {}, DType::kBF16, device);
+  Fixture fixture({test::stored_bf16("w.weight", {n, k}, small_integers(n * k, 7))}, {},
+                  DType::kBF16, device);
   std::filesystem::resize_file(fixture.dir().path("model.safetensors"), 4 << 20);
   INVALID(fixture.source->matrix("w", n, k, {0, n}, {0, k}), "model.safetensors", "shrank");
 }
@@ -273,7 +296,8 @@ TEST_CASE("a file that shrinks while it is loaded is refused, from several threa
 TEST_CASE("small tensors share memory, unused ones are listed") {
   test::HostDevice device;
   std::vector<StoredTensor> tensors;
-  for (int i = 0; i < 500; ++i) tensors.push_back(test::stored_f32(fmt::format("t{}", i), {3}, {1, 2, 3}));
+  for (int i = 0; i < 500; ++i)
+    tensors.push_back(test::stored_f32(fmt::format("t{}", i), {3}, {1, 2, 3}));
   Fixture fixture(tensors, {}, DType::kF32, device);
   for (int i = 2; i < 500; ++i) {
     const Tensor t = fixture.source->vector(fmt::format("t{}", i), 3, {0, 3});

@@ -27,7 +27,9 @@ TEST_CASE("a single file and shards give the same tensors") {
   one.write("model.safetensors", shard({"a", "b", "c"}));
   two.write("x-1.safetensors", shard({"a", "c"}));
   two.write("x-2.safetensors", shard({"b"}));
-  two.write(kIndex, index_of("\"a\":\"x-1.safetensors\",\"b\":\"x-2.safetensors\",\"c\":\"x-1.safetensors\""));
+  two.write(
+      kIndex,
+      index_of("\"a\":\"x-1.safetensors\",\"b\":\"x-2.safetensors\",\"c\":\"x-1.safetensors\""));
   for (const TempDir* dir : {&one, &two}) {
     const Checkpoint checkpoint = Checkpoint::open(dir->path());
     CHECK(checkpoint.tensors().size() == 3);
@@ -62,7 +64,9 @@ TEST_CASE("every named tensor is in exactly the shard that the index says") {
   const TempDir dir;
   dir.write("x-1.safetensors", shard({"a"}));
   dir.write("x-2.safetensors", shard({"b"}));
-  dir.write(kIndex, index_of("\"a\":\"x-1.safetensors\",\"b\":\"x-2.safetensors\",\"c\":\"x-2.safetensors\""));
+  dir.write(
+      kIndex,
+      index_of("\"a\":\"x-1.safetensors\",\"b\":\"x-2.safetensors\",\"c\":\"x-2.safetensors\""));
   INVALID(Checkpoint::open(dir.path()), kIndex, "\"c\"", "x-2.safetensors");
   dir.write(kIndex, index_of("\"a\":\"x-1.safetensors\",\"c\":\"x-2.safetensors\""));
   INVALID(Checkpoint::open(dir.path()), "x-2.safetensors", "\"b\"", "does not name");
@@ -91,29 +95,37 @@ TEST_CASE("a damaged shard is named") {
 }
 
 TEST_CASE("shard names that lead out of the folder are refused") {
-  for (const char* name : {"../x.safetensors", "/etc/passwd", "../../etc/passwd", "a/x.safetensors", "..",
-                           ".safetensors", "", "x.bin", "a\\\\x.safetensors", "x\\u0000.safetensors"}) {
+  for (const char* name :
+       {"../x.safetensors", "/etc/passwd", "../../etc/passwd", "a/x.safetensors", "..",
+        ".safetensors", "", "x.bin", "a\\\\x.safetensors", "x\\u0000.safetensors"}) {
     INFO(name);
-    INVALID(parse_checkpoint_index(index_of(std::string("\"a\":\"") + name + "\""), "i.json"), "i.json", "\"a\"",
-            "plain name");
+    INVALID(parse_checkpoint_index(index_of(std::string("\"a\":\"") + name + "\""), "i.json"),
+            "i.json", "\"a\"", "plain name");
   }
-  INVALID(parse_checkpoint_index(index_of("\"a\":\"" + std::string(300, 'x') + ".safetensors\""), "i"), "plain name");
+  INVALID(
+      parse_checkpoint_index(index_of("\"a\":\"" + std::string(300, 'x') + ".safetensors\""), "i"),
+      "plain name");
 }
 
 TEST_CASE("index text that is not an index is refused") {
-  for (const char* text : {"", "{", "[]", "{}", "null", "{\"weight_map\":{}}", "{\"weight_map\":[]}",
-                           "{\"weight_map\":\"x\"}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{\"a\":null}}",
-                           "{\"weight_map\":{\"a\":{}}}", "{\"weight_map\":{\"a\":[\"x.safetensors\"]}}",
-                           "{\"metadata\":{\"weight_map\":{\"a\":\"x.safetensors\"}}}",
-                           "[{\"weight_map\":{\"a\":\"x.safetensors\"}}]"}) {
+  for (const char* text :
+       {"", "{", "[]", "{}", "null", "{\"weight_map\":{}}", "{\"weight_map\":[]}",
+        "{\"weight_map\":\"x\"}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{\"a\":null}}",
+        "{\"weight_map\":{\"a\":{}}}", "{\"weight_map\":{\"a\":[\"x.safetensors\"]}}",
+        "{\"metadata\":{\"weight_map\":{\"a\":\"x.safetensors\"}}}",
+        "[{\"weight_map\":{\"a\":\"x.safetensors\"}}]"}) {
     INFO(text);
     INVALID(parse_checkpoint_index(text, "i.json"), "i.json");
   }
-  INVALID(parse_checkpoint_index(index_of("\"a\":\"x.safetensors\",\"a\":\"x.safetensors\""), "i"), "\"a\" twice");
-  INVALID(parse_checkpoint_index("{\"weight_map\":{\"a\":\"x.safetensors\"},\"weight_map\":{\"a\":\"x.safetensors\"}}",
-                                 "i"), "twice");
+  INVALID(parse_checkpoint_index(index_of("\"a\":\"x.safetensors\",\"a\":\"x.safetensors\""), "i"),
+          "\"a\" twice");
+  INVALID(parse_checkpoint_index(
+              "{\"weight_map\":{\"a\":\"x.safetensors\"},\"weight_map\":{\"a\":\"x.safetensors\"}}",
+              "i"),
+          "twice");
   INVALID(parse_checkpoint_index("{\"m\":" + std::string(100000, '['), "i"), "nested");
-  CHECK(parse_checkpoint_index("{\"metadata\":{\"a\":[1,{\"b\":null}]},\"weight_map\":{\"a\":\"x.safetensors\"}}", "i")
+  CHECK(parse_checkpoint_index(
+            "{\"metadata\":{\"a\":[1,{\"b\":null}]},\"weight_map\":{\"a\":\"x.safetensors\"}}", "i")
             .at("a") == "x.safetensors");
 }
 

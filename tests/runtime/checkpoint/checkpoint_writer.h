@@ -56,8 +56,9 @@ struct StoredTensor {
 inline std::string safetensors_file(const std::vector<StoredTensor>& tensors) {
   std::string header = "{\"__metadata__\":{\"format\":\"pt\"}", data;
   for (const StoredTensor& t : tensors) {
-    header += fmt::format(",\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", t.name,
-                          t.type, fmt::join(t.shape, ","), data.size(), data.size() + t.data.size());
+    header +=
+        fmt::format(",\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", t.name,
+                    t.type, fmt::join(t.shape, ","), data.size(), data.size() + t.data.size());
     data += t.data;
   }
   header += "}";

@@ -80,7 +80,8 @@ TEST_CASE("what is not found says where it was searched") {
   INVALID(resolve_model_dir("nothing"), "no such folder", "org/name");
   INVALID(resolve_model_dir("org/.."), "no such folder");
   INVALID(resolve_model_dir("../hub/x"), "no such folder");
-  INVALID(resolve_model_dir("org/other"), dir.path("hub/models--org--other"), "HF_HUB_CACHE", "give a folder");
+  INVALID(resolve_model_dir("org/other"), dir.path("hub/models--org--other"), "HF_HUB_CACHE",
+          "give a folder");
   const std::string model = "deepseek-ai/DeepSeek-V2-Lite";
   INVALID(resolve_model_dir(model, "v2"), "\"v2\"", "refs/v2");
   INVALID(resolve_model_dir(model, "../main"), "not a branch");

@@ -29,11 +29,13 @@ TEST_CASE("golden models: one rank reads every byte once, no tensor is unknown")
     const ModelConfig config = read_model_config(dir);
     const Checkpoint checkpoint = Checkpoint::open(dir);
     CHECK_NOTHROW(check_all_known(checkpoint, config));
-    CHECK(rank_bytes(checkpoint, config, {}).total(/*with_mtp=*/true).read == checkpoint.total_bytes());
+    CHECK(rank_bytes(checkpoint, config, {}).total(/*with_mtp=*/true).read ==
+          checkpoint.total_bytes());
   }
 }
 
-TEST_CASE("golden models: counted bytes are those that a source reads and holds, for 1 to 4 ranks") {
+TEST_CASE(
+    "golden models: counted bytes are those that a source reads and holds, for 1 to 4 ranks") {
   for (const std::string& dir : golden_models()) {
     const ModelConfig config = read_model_config(dir);
     const Checkpoint checkpoint = Checkpoint::open(dir);
@@ -53,7 +55,8 @@ TEST_CASE("golden models: counted bytes are those that a source reads and holds,
             }
           }
           CHECK_NOTHROW(check_all_used(source, config));
-          RankBytes bytes = rank_bytes(checkpoint, config, {.ranks = ranks, .rank = rank, .dtype = dtype});
+          RankBytes bytes =
+              rank_bytes(checkpoint, config, {.ranks = ranks, .rank = rank, .dtype = dtype});
           const RankBytes::Count total = bytes.total(true);
           CHECK(total.read == source.bytes_read());
           CHECK(total.held == source.bytes_held() + bytes.derived + bytes.derived_mtp);
@@ -100,7 +103,8 @@ TEST_CASE("tensors that the config has no use for are refused, three by name") {
   ModelConfig config = read_model_config(golden);
   const Checkpoint checkpoint = Checkpoint::open(golden);
   config.num_hidden_layers = 1;
-  INVALID(check_all_known(checkpoint, config), "9 tensors", "\"model.layers.1.input_layernorm.weight\"", ", ...");
+  INVALID(check_all_known(checkpoint, config), "9 tensors",
+          "\"model.layers.1.input_layernorm.weight\"", ", ...");
 
   test::TempDir dir;
   const auto open = [&](const std::vector<std::string>& names) {
@@ -110,14 +114,19 @@ TEST_CASE("tensors that the config has no use for are refused, three by name") {
     return Checkpoint::open(dir.path());
   };
   config = read_model_config(golden);  // tied
-  CHECK_NOTHROW(check_all_known(open({"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}), config));
-  INVALID(check_all_known(open({"model.layers.0.self_attn.q_proj.bias"}), config), "1 tensor ", "q_proj.bias");
+  CHECK_NOTHROW(check_all_known(
+      open({"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}), config));
+  INVALID(check_all_known(open({"model.layers.0.self_attn.q_proj.bias"}), config), "1 tensor ",
+          "q_proj.bias");
   INVALID(check_all_known(open({"lm_head.bias"}), config), "lm_head.bias");
-  INVALID(check_all_known(open({"model.norm.weight", "model.norm.weight_scale_inv"}), config), "scale_inv");
+  INVALID(check_all_known(open({"model.norm.weight", "model.norm.weight_scale_inv"}), config),
+          "scale_inv");
   config.tie_word_embeddings = false;
   CHECK_NOTHROW(check_all_known(open({"lm_head.weight"}), config));
-  INVALID(rank_bytes(open({"lm_head.weight"}), config, {}), "\"model.embed_tokens.weight\"", "missing");
-  INVALID(rank_bytes(open({"model.embed_tokens.weight"}), config, {}), "[1]", "config.json asks for");
+  INVALID(rank_bytes(open({"lm_head.weight"}), config, {}), "\"model.embed_tokens.weight\"",
+          "missing");
+  INVALID(rank_bytes(open({"model.embed_tokens.weight"}), config, {}), "[1]",
+          "config.json asks for");
 }
 
 }  // namespace

@@ -27,10 +27,10 @@ std::string one(const std::string& type, const std::string& shape, const std::st
 }
 
 TEST_CASE("a well-formed header gives types, shapes and absolute offsets") {
-  const std::string header = "{\"__metadata__\":{\"format\":\"pt\"}," + entry("b", "BF16", "[2,3]", "[8,20]") +
-                             "," + entry("a", "F32", "[2]", "[0,8]") + "," +
-                             entry("empty", "F32", "[0,7]", "[20,20]") + "," +
-                             entry("scalar", "U8", "[]", "[20,21]") + "}   ";
+  const std::string header =
+      "{\"__metadata__\":{\"format\":\"pt\"}," + entry("b", "BF16", "[2,3]", "[8,20]") + "," +
+      entry("a", "F32", "[2]", "[0,8]") + "," + entry("empty", "F32", "[0,7]", "[20,20]") + "," +
+      entry("scalar", "U8", "[]", "[20,21]") + "}   ";
   const auto tensors = parse(header, 21);
   const uint64_t data = 8 + header.size();
   REQUIRE(tensors.size() == 4);
@@ -45,23 +45,35 @@ TEST_CASE("a well-formed header gives types, shapes and absolute offsets") {
 }
 
 TEST_CASE("all stored types are known, others are refused by name") {
-  const std::vector<std::pair<std::string, int>> types = {{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1},
-                                                          {"I64", 8}, {"I32", 4}, {"I8", 1},   {"U8", 1}};
+  const std::vector<std::pair<std::string, int>> types = {{"F32", 4},     {"F16", 2}, {"BF16", 2},
+                                                          {"F8_E4M3", 1}, {"I64", 8}, {"I32", 4},
+                                                          {"I8", 1},      {"U8", 1}};
   for (const auto& [type, size] : types) {
-    CHECK(parse(one(type, "[3]", fmt::format("[0,{}]", 3 * size)), 3 * size).at("a").num_elements() == 3);
+    CHECK(
+        parse(one(type, "[3]", fmt::format("[0,{}]", 3 * size)), 3 * size).at("a").num_elements() ==
+        3);
   }
   for (const char* type : {"F64", "F8_E5M2", "BOOL", "f32", ""}) {
-    INVALID(parse(one(type, "[1]", "[0,8]"), 8), "x.safetensors", "\"a\"", std::string("\"") + type + "\"");
+    INVALID(parse(one(type, "[1]", "[0,8]"), 8), "x.safetensors", "\"a\"",
+            std::string("\"") + type + "\"");
   }
 }
 
 TEST_CASE("names and keys that appear twice are refused") {
-  INVALID(parse("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[1,2]") + "}", 2),
-          "\"a\" twice");
-  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "twice");
-  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "twice");
-  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"data_offsets\":[0,1]}}", 1),
+  INVALID(
+      parse("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[1,2]") + "}",
+            2),
+      "\"a\" twice");
+  INVALID(
+      parse("{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+      "twice");
+  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
           "twice");
+  INVALID(
+      parse(
+          "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"data_offsets\":[0,1]}}",
+          1),
+      "twice");
   INVALID(parse("{\"__metadata__\":{},\"__metadata__\":{}}", 0), "twice");
   INVALID(parse("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0), "\"k\"", "twice");
 }
@@ -88,25 +100,52 @@ TEST_CASE("offsets have to lie inside the data") {
 }
 
 TEST_CASE("tensors that overlap, leave gaps or lie misaligned are refused") {
-  INVALID(parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[3,7]") + "}", 7),
-          "\"a\"", "\"b\"", "overlap");
-  INVALID(parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[0,4]") + "}", 4),
-          "overlap");
-  INVALID(parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[0]", "[2,2]") + "}", 4),
-          "overlap");
-  INVALID(parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[2]", "[6,8]") + "}", 8),
-          "2 bytes before", "\"b\"");
+  INVALID(
+      parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[3,7]") + "}",
+            7),
+      "\"a\"", "\"b\"", "overlap");
+  INVALID(
+      parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[4]", "[0,4]") + "}",
+            4),
+      "overlap");
+  INVALID(
+      parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[0]", "[2,2]") + "}",
+            4),
+      "overlap");
+  INVALID(
+      parse("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[2]", "[6,8]") + "}",
+            8),
+      "2 bytes before", "\"b\"");
   INVALID(parse(one("U8", "[4]", "[0,4]"), 5), "1 bytes at the end");
   INVALID(parse("{}", 1), "1 bytes at the end");
-  INVALID(parse("{" + entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "F32", "[1]", "[2,6]") + "}", 6),
-          "\"b\"", "misaligned", "multiple of 4");
+  INVALID(
+      parse("{" + entry("a", "U8", "[2]", "[0,2]") + "," + entry("b", "F32", "[1]", "[2,6]") + "}",
+            6),
+      "\"b\"", "misaligned", "multiple of 4");
 }
 
 TEST_CASE("what is not a header is refused") {
-  for (const char* text : {"", " {}", "[]", "null", "{", "{\"a\"", "{}x", "{}{}", "{\"a\":1}", "{\"a\":[]}",
-                           "{\"a\":\"F32\"}", "{\"a\":null}", "{\"a\":true}", "{\"a\":{}}", "{\"a\":{\"dtype\":1}}",
-                           "{\"__metadata__\":[]}", "{\"__metadata__\":{\"a\":1}}", "{\"__metadata__\":{\"a\":{}}}",
-                           "{\"__metadata__\":\"x\"}", "\xef\xbb\xbf{}", "{\"\xff\":{}}"}) {
+  for (const char* text : {"",
+                           " {}",
+                           "[]",
+                           "null",
+                           "{",
+                           "{\"a\"",
+                           "{}x",
+                           "{}{}",
+                           "{\"a\":1}",
+                           "{\"a\":[]}",
+                           "{\"a\":\"F32\"}",
+                           "{\"a\":null}",
+                           "{\"a\":true}",
+                           "{\"a\":{}}",
+                           "{\"a\":{\"dtype\":1}}",
+                           "{\"__metadata__\":[]}",
+                           "{\"__metadata__\":{\"a\":1}}",
+                           "{\"__metadata__\":{\"a\":{}}}",
+                           "{\"__metadata__\":\"x\"}",
+                           "\xef\xbb\xbf{}",
+                           "{\"\xff\":{}}"}) {
     INFO(text);
     INVALID(parse(text, 0), "x.safetensors");
   }
@@ -119,7 +158,8 @@ TEST_CASE("what is not a header is refused") {
   INVALID(parse(one("U8", "[1]", "[0,1,1]"), 1), "3 data_offsets");
   INVALID(parse(one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1), "more than 8");
   INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1), "lacks", "data_offsets");
-  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"more\":1}}", 1), "more");
+  INVALID(parse("{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"more\":1}}", 1),
+          "more");
 }
 
 TEST_CASE("deep nesting is refused at once") {
