@@ -40,7 +40,7 @@ std::string render_conversation(const ChatTemplate& chat_template,
                                 const google::protobuf::RepeatedPtrField<v1::Message>& messages,
                                 const google::protobuf::RepeatedPtrField<std::string>& tools,
                                 const google::protobuf::Map<std::string, std::string>& kwargs) {
-  ordered_json tools_json = ordered_json::array(), kwargs_json = ordered_json::object();
+  ordered_json tools_json, kwargs_json = ordered_json::object();  // no tools: null
   for (const std::string& tool : tools) tools_json.push_back(parse_ordered_json(tool, "tools"));
   for (const auto& [name, value] : kwargs) kwargs_json[name] = value == "true";
   bool has_calls = false;

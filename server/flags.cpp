@@ -172,6 +172,33 @@ void add_chat_flags(CLI::App& app, ChatOptions& o) {
       ->group(group);
 }
 
+void add_logits_flags(CLI::App& app, LogitsOptions& o) {
+  add_engine_flags(app, o.engine);
+  app.add_option("--tokens", o.tokens, "Token ids of the prompt: 1,2,3")->required();
+  app.add_option("--out", o.out, "NumPy file to write: float32 [tokens, vocab_size]")->required();
+  app.add_option("--greedy", o.greedy, "Also print so many greedily chosen tokens that follow")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--chunk", o.chunk, "Prefill in pieces of so many tokens; 0: in one piece")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_flag("--absorbed", o.absorbed, "Use the absorbed form of MLA for the prompt too");
+}
+
+void add_inspect_flags(CLI::App& app, InspectOptions& o) {
+  app.add_option("--model,model", o.model,
+                 "Checkpoint folder, or org/name in the local Hugging Face cache")
+      ->required();
+  app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
+      ->capture_default_str();
+  app.add_option("--tensor-parallel-size,--tp,--tp-size", o.tensor_parallel_size,
+                 "Show what each of so many ranks would hold")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_flag("--tensors", o.tensors, "Show every tensor");
+  app.add_flag("--json", o.json, "JSON, for programs");
+}
+
 void add_environment_twins(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
     if (is_setting(*option)) option->envname(environment_name(*option));

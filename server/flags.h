@@ -8,6 +8,8 @@
 
 #include "server/chat_command.h"
 #include "server/engine_options.h"
+#include "server/inspect_command.h"
+#include "server/logits_command.h"
 #include "server/serve_command.h"
 
 namespace shoal {
@@ -15,6 +17,8 @@ namespace shoal {
 void add_engine_flags(CLI::App& app, EngineOptions& options);
 void add_serve_flags(CLI::App& app, ServeOptions& options);
 void add_chat_flags(CLI::App& app, ChatOptions& options);
+void add_logits_flags(CLI::App& app, LogitsOptions& options);
+void add_inspect_flags(CLI::App& app, InspectOptions& options);
 
 // Gives every flag of `app` and its subcommands the variable SHOAL_<NAME>; a flag wins over it.
 void add_environment_twins(CLI::App& app);

@@ -42,7 +42,7 @@ v1::ServerState server_state(EngineState state, bool draining) {
 
 }  // namespace
 
-FrontEnd::FrontEnd(ServedModel model, Tokenizer tokenizer, std::optional<ChatTemplate> chat_template,
+FrontEnd::FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template,
                    EngineClient& engine, int64_t max_sequences)
     : model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
@@ -92,11 +92,7 @@ std::string FrontEnd::render(const google::protobuf::RepeatedPtrField<v1::Messag
   check_messages(messages);
   check_tools(tools);
   check_template_kwargs(kwargs);
-  if (!chat_template_) {
-    throw_invalid("{} has no chat template: use Complete, or start the server with --chat-template",
-                  model_.name);
-  }
-  return render_conversation(*chat_template_, messages, tools, kwargs);
+  return render_conversation(chat_template_, messages, tools, kwargs);
 }
 
 std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request) {
@@ -193,7 +189,7 @@ v1::GetModelResponse FrontEnd::model() const {
   response.set_vocab_size(model_.vocab_size);
   response.mutable_eos_token_ids()->Add(model_.eos_token_ids.begin(), model_.eos_token_ids.end());
   if (model_.bos_token_id) response.set_bos_token_id(*model_.bos_token_id);
-  response.set_has_chat_template(chat_template_.has_value());
+  response.set_has_chat_template(!chat_template_.is_fallback());
   const SamplingParams params = check_sampling({}, model_.defaults, {1, model_.vocab_size}).params;
   v1::SamplingParams* defaults = response.mutable_default_sampling();
   defaults->set_temperature(params.temperature);

@@ -33,7 +33,7 @@ struct ServedModel {
 class FrontEnd {
  public:
   // Throws InvalidInput when the model's own sampling defaults are out of range.
-  FrontEnd(ServedModel model, Tokenizer tokenizer, std::optional<ChatTemplate> chat_template,
+  FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template,
            EngineClient& engine, int64_t max_sequences);
 
   // A call that is admitted and not started yet.
@@ -61,7 +61,7 @@ class FrontEnd {
 
   const ServedModel model_;
   const Tokenizer tokenizer_;
-  const std::optional<ChatTemplate> chat_template_;
+  const ChatTemplate chat_template_;
   EngineClient& engine_;
   const std::shared_ptr<CallBook> book_;
   const Clock::time_point started_ = Clock::now();

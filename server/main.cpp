@@ -13,19 +13,10 @@
 #include "kernels/base/error.h"
 #include "server/chat_command.h"
 #include "server/flags.h"
-#include "server/serve_command.h"
-#if __has_include("server/inspect_command.h")
 #include "server/inspect_command.h"
-#define SHOAL_HAS_INSPECT
-#endif
-#if __has_include("server/logits_command.h")
 #include "server/logits_command.h"
-#define SHOAL_HAS_LOGITS
-#endif
-#if __has_include("server/rank_command.h")
 #include "server/rank_command.h"
-#define SHOAL_HAS_RANK
-#endif
+#include "server/serve_command.h"
 
 namespace shoal {
 namespace {
@@ -67,25 +58,18 @@ int run(int argc, char** argv) {
   CLI::App* chat = app.add_subcommand("chat", "Ask a running server: once, in a pipe, or a session");
   add_chat_flags(*chat, chat_options);
 
-#ifdef SHOAL_HAS_LOGITS
   LogitsOptions logits_options;
   CLI::App* logits = app.add_subcommand("logits", "Write the logits of every position to a file");
-  add_engine_flags(*logits, logits_options.engine);
   add_logits_flags(*logits, logits_options);
-#endif
-#ifdef SHOAL_HAS_INSPECT
   InspectOptions inspect_options;
   CLI::App* inspect = app.add_subcommand("inspect", "Show a checkpoint without loading it");
   add_inspect_flags(*inspect, inspect_options);
-#endif
-#ifdef SHOAL_HAS_RANK
   EngineOptions rank_options;
   std::string socket_path;
   CLI::App* rank = app.add_subcommand("rank", "One rank of an engine; started by serve");
   rank->group("");  // not for people: left out of --help
   add_engine_flags(*rank, rank_options);
   rank->add_option("--socket", socket_path, "Unix socket of rank 0")->required();
-#endif
   CLI::App* version = app.add_subcommand("version", "Print the version");
 
   add_environment_twins(app);
@@ -104,15 +88,9 @@ int run(int argc, char** argv) {
     return kOk;
   }
   if (chat->parsed()) return run_chat(chat_options);
-#ifdef SHOAL_HAS_LOGITS
   if (logits->parsed()) return run_logits(logits_options);
-#endif
-#ifdef SHOAL_HAS_INSPECT
   if (inspect->parsed()) return run_inspect(inspect_options);
-#endif
-#ifdef SHOAL_HAS_RANK
   if (rank->parsed()) return run_rank(rank_options, socket_path);
-#endif
   if (show_config) {
     fmt::print("{}", print_config(*serve));
     return kOk;
