@@ -198,7 +198,8 @@ Value indent_filter(Interpreter&, const Value& value, const Arguments& arguments
                         ' ');
   const bool blank = bound.boolean(2, false);
   // Jinja adds a line break before it splits, so that a last empty line counts.
-  const auto lines = split_lines(value.as_string() + "\n");
+  const std::string text = value.as_string() + "\n";
+  const auto lines = split_lines(text);
   Writer out;
   if (bound.boolean(1, false)) out.append(indent);
   for (size_t i = 0; i < lines.size(); ++i) {
