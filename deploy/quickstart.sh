@@ -10,7 +10,7 @@ source "$root/deploy/common.sh"
 question=${*:-What is 38 + 14?}
 model=deploy/demo-model
 build=build/release
-shoal=$build/server/shoal
+shoal=$build/bin/shoal
 logs=$build/quickstart
 ready_within_s=120
 stop_within_s=40  # more than the server's own --drain-timeout
@@ -77,7 +77,7 @@ step 4 "shoal serve --model $model --tensor-parallel-size $ranks (log: $logs/ser
 server_pid=$!
 address=
 for ((i = 0; i < ready_within_s * 10; ++i)); do
-  address=$(sed -n 's/.*ready on \([^ ]*:[0-9]*\).*/\1/p' "$logs/serve.log" | head -n 1)
+  address=$(sed -n 's/.*Ready: .* on \([^ ]*:[0-9]*\).*/\1/p' "$logs/serve.log" | head -n 1)
   [[ -z $address ]] || break
   kill -0 "$server_pid" 2>/dev/null ||
     die "the server ended: $(tail -n 1 "$logs/serve.log") (log: $logs/serve.log)"
