@@ -81,7 +81,7 @@ HWY_NOINLINE void panel_tile(const MatMul& g, const float* panel, int64_t panel_
   for (int i = 0; i < kM; ++i) x[i] = g.x + (m0 + i) * g.x_stride + k0;
   WeightRow<float> w[kTileN];
   for (int j = 0; j < kTileN; ++j) {
-    w[j] = {panel + std::min<int64_t>(j, valid_n - 1) * panel_stride};
+    w[j] = {panel + std::min<int64_t>(j, valid_n - 1) * panel_stride, 0};
   }
   VF acc[kM][kTileN];
   SHOAL_UNROLL for (int i = 0; i < kM; ++i) {
