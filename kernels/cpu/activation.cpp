@@ -17,9 +17,8 @@ void add_rows(const Tensor& x, const Tensor& y, int64_t begin, int64_t end) {
     float* to = y.row<float>(t);
     for_vectors(
         x.dim(1), [&](int64_t i) HWY_ATTR { store(hn::Add(load(to + i), load(from + i)), to + i); },
-        [&](int64_t i, int64_t n) HWY_ATTR {
-          store_n(hn::Add(load_n(to + i, n), load_n(from + i, n)), to + i, n);
-        });
+        [&](int64_t i, int64_t n)
+            HWY_ATTR { store_n(hn::Add(load_n(to + i, n), load_n(from + i, n)), to + i, n); });
   }
 }
 
@@ -32,9 +31,8 @@ void silu_mul_rows(const Tensor& gate, const Tensor& up, const Tensor& out, int6
     float* to = out.row<float>(t);
     for_vectors(
         gate.dim(1), [&](int64_t i) HWY_ATTR { store(value(load(g + i), load(u + i)), to + i); },
-        [&](int64_t i, int64_t n) HWY_ATTR {
-          store_n(value(load_n(g + i, n), load_n(u + i, n)), to + i, n);
-        });
+        [&](int64_t i, int64_t n)
+            HWY_ATTR { store_n(value(load_n(g + i, n), load_n(u + i, n)), to + i, n); });
   }
 }
 

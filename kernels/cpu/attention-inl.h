@@ -148,8 +148,8 @@ HWY_NOINLINE void attend_tile(const QueryRow* rows, const KeyBlock& block, int64
   weigh_values<kRows>(rows, block, count, p, factor);
 }
 
-// Folds a block into all rows, each as far as it sees. Rows that see the same part of the block share
-// a tile; this does not change what is computed for a row.
+// Folds a block into all rows, each as far as it sees. Rows that see the same part of the block
+// share a tile; this does not change what is computed for a row.
 HWY_INLINE void attend(std::span<const QueryRow> rows, const KeyBlock& block, float scale) {
   const auto visible = [&](size_t r) {
     return std::clamp<int64_t>(rows[r].num_keys - block.position, 0, block.count);
@@ -201,9 +201,8 @@ HWY_INLINE void divide_row(const float* acc, float sum, int64_t dv, float* out) 
   const VF factor = hn::Set(DF(), sum > 0 ? 1.0f / sum : sum);  // a NaN stays one
   for_vectors(
       dv, [&](int64_t i) HWY_ATTR { store(hn::Mul(load(acc + i), factor), out + i); },
-      [&](int64_t i, int64_t n) HWY_ATTR {
-        store_n(hn::Mul(load_n(acc + i, n), factor), out + i, n);
-      });
+      [&](int64_t i, int64_t n)
+          HWY_ATTR { store_n(hn::Mul(load_n(acc + i, n), factor), out + i, n); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -10,8 +10,8 @@
 namespace shoal {
 
 // Keys are folded into the running softmax in blocks that begin at multiples of this position, so
-// that a row's result does not depend on how its prompt was cut (into chunks of whole blocks) nor on
-// the rows beside it.
+// that a row's result does not depend on how its prompt was cut (into chunks of whole blocks) nor
+// on the rows beside it.
 inline constexpr int64_t kKeyBlock = 16;
 
 // One query (a token and a head) and its running softmax.
@@ -51,8 +51,8 @@ struct WorkGroup {
   int64_t tile_cost;  // keys to read
 };
 
-// Calls body(group, first tile, end tile, worker) so that every tile is covered once and each worker
-// gets neighbouring tiles of about equal cost.
+// Calls body(group, first tile, end tile, worker) so that every tile is covered once and each
+// worker gets neighbouring tiles of about equal cost.
 template <typename Pool, typename Body>
 void share_work(const std::vector<WorkGroup>& groups, Pool& pool, const Body& body) {
   int64_t total = 0;

@@ -69,7 +69,8 @@ void gqa_tiles(const GqaCall& call, const WorkGroup& group, int64_t tile0, int64
   float* values = scratch + kKeyBlock * dim;
   for (int64_t p = 0; p < keys; p += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, keys - p);
-    stage_cache(call.k_cache, table, call.batch.page_size, p, count, group.head * dim, dim, scratch);
+    stage_cache(call.k_cache, table, call.batch.page_size, p, count, group.head * dim, dim,
+                scratch);
     stage_cache(call.v_cache, table, call.batch.page_size, p, count, group.head * dim, dim, values);
     attend(rows, {scratch, dim, values, dim, dim, dim, p, count}, call.scale);
   }
@@ -124,10 +125,11 @@ void CpuOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor&
               "q {}, k_cache {}, v_cache {}, out {}", q.shape_string(), k_cache.shape_string(),
               v_cache.shape_string(), out.shape_string());
   const int64_t kv_heads = k_cache.dim(1) / dim;
-  SHOAL_CHECK(heads.group >= 1 && heads.first_q_head / heads.group >= heads.first_kv_head &&
-                  (heads.first_q_head + q.dim(1) - 1) / heads.group - heads.first_kv_head < kv_heads,
-              "{} heads from {}, {} KV heads from {}, group {}", q.dim(1), heads.first_q_head,
-              kv_heads, heads.first_kv_head, heads.group);
+  SHOAL_CHECK(
+      heads.group >= 1 && heads.first_q_head / heads.group >= heads.first_kv_head &&
+          (heads.first_q_head + q.dim(1) - 1) / heads.group - heads.first_kv_head < kv_heads,
+      "{} heads from {}, {} KV heads from {}, group {}", q.dim(1), heads.first_q_head, kv_heads,
+      heads.first_kv_head, heads.group);
   const std::vector<TokenContext> contexts = token_contexts(batch, q.dim(0));
   const GqaCall call{q, k_cache, v_cache, batch, heads, softmax_scale, out, contexts};
 

@@ -154,10 +154,9 @@ void CpuOps::mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
   check_f32(state.row_sum, 2, "row_sum");
   check_i32(positions, q.dim(0), "positions");
   const int64_t nope = q.dim(2) - k_pe.dim(1);
-  SHOAL_CHECK(nope >= 0 && kv.dim(1) == q.dim(1) && kv.dim(0) == k_pe.dim(0) &&
-                  kv.dim(2) >= nope && state.acc.dim(0) == q.dim(0) &&
-                  state.acc.dim(1) == q.dim(1) && state.acc.dim(2) == kv.dim(2) - nope &&
-                  first_position >= 0,
+  SHOAL_CHECK(nope >= 0 && kv.dim(1) == q.dim(1) && kv.dim(0) == k_pe.dim(0) && kv.dim(2) >= nope &&
+                  state.acc.dim(0) == q.dim(0) && state.acc.dim(1) == q.dim(1) &&
+                  state.acc.dim(2) == kv.dim(2) - nope && first_position >= 0,
               "q {}, kv {}, k_pe {}, acc {}", q.shape_string(), kv.shape_string(),
               k_pe.shape_string(), state.acc.shape_string());
   const MlaPrefillCall call{q, kv, k_pe, positions, first_position, softmax_scale, state};

@@ -5,14 +5,15 @@
 namespace shoal {
 
 void check_f32(const Tensor& tensor, int rank, const char* what) {
-  SHOAL_CHECK(tensor.dtype == DType::kF32 && tensor.rank == rank, "{} is {}, not float32 of rank {}",
-              what, tensor.shape_string(), rank);
+  SHOAL_CHECK(tensor.dtype == DType::kF32 && tensor.rank == rank,
+              "{} is {}, not float32 of rank {}", what, tensor.shape_string(), rank);
   SHOAL_CHECK(tensor.stride[rank - 1] == 1, "{} has no dense rows", what);
 }
 
 void check_i32(const Tensor& tensor, int64_t elements, const char* what) {
-  SHOAL_CHECK(tensor.dtype == DType::kI32 && tensor.num_elements() == elements && tensor.contiguous(),
-              "{} is {}, not {} dense int32", what, tensor.shape_string(), elements);
+  SHOAL_CHECK(
+      tensor.dtype == DType::kI32 && tensor.num_elements() == elements && tensor.contiguous(),
+      "{} is {}, not {} dense int32", what, tensor.shape_string(), elements);
 }
 
 CpuOps::CpuOps(int num_threads) : memory_(make_cpu_device()), pool_(num_threads) {}

@@ -59,8 +59,8 @@ class CpuOps final : public Ops {
   void dequantize(const Weight& w, const Tensor& out) override;
 
  private:
-  // Calls body(row begin, row end) for ranges of [0, rows) big enough to be worth a thread's waking,
-  // when a row costs about `elements` simple element operations.
+  // Calls body(row begin, row end) for ranges of [0, rows) big enough to be worth a thread's
+  // waking, when a row costs about `elements` simple element operations.
   template <typename Body>
   void for_rows(int64_t rows, int64_t elements, const Body& body) {
     // A job costs about 2 us to hand over; a core does about 8 elements per ns from L2.

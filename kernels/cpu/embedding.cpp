@@ -51,10 +51,10 @@ void CpuOps::embedding(const Tensor& ids, const Tensor& table, int64_t first_row
                        const Tensor& out) {
   check_f32(out, 2, "out");
   check_i32(ids, out.dim(0), "ids");
-  SHOAL_CHECK(table.rank == 2 && table.dim(1) == out.dim(1) && table.stride[1] == 1 &&
-                  (table.dtype == DType::kF32 || table.dtype == DType::kF16 ||
-                   table.dtype == DType::kBF16),
-              "table {}, out {}", table.shape_string(), out.shape_string());
+  SHOAL_CHECK(
+      table.rank == 2 && table.dim(1) == out.dim(1) && table.stride[1] == 1 &&
+          (table.dtype == DType::kF32 || table.dtype == DType::kF16 || table.dtype == DType::kBF16),
+      "table {}, out {}", table.shape_string(), out.shape_string());
   for_rows(out.dim(0), out.dim(1), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(embedding_rows)(ids, table, first_row, out, begin, end);
   });
@@ -74,8 +74,8 @@ void CpuOps::gather_rows(const Tensor& x, const Tensor& rows, const Tensor& out)
 }
 
 void CpuOps::copy(const Tensor& x, const Tensor& out) {
-  SHOAL_CHECK(x.rank >= 1 && x.rank <= 3 && x.rank == out.rank && x.shape == out.shape, "x {}, out {}",
-              x.shape_string(), out.shape_string());
+  SHOAL_CHECK(x.rank >= 1 && x.rank <= 3 && x.rank == out.rank && x.shape == out.shape,
+              "x {}, out {}", x.shape_string(), out.shape_string());
   check_f32(x, x.rank, "x");
   check_f32(out, out.rank, "out");
   // Seen as [a, b, c] with leading ones.

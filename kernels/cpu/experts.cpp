@@ -52,15 +52,15 @@ HWY_EXPORT(combine_rows);
 int64_t CpuOps::sort_by_expert(const Tensor& expert_ids, int32_t first_expert,
                                const Tensor& source_row, const Tensor& slot,
                                const Tensor& offsets) {
-  SHOAL_CHECK(expert_ids.rank == 2 && offsets.rank == 1 && offsets.dim(0) >= 1, "ids {}, offsets {}",
-              expert_ids.shape_string(), offsets.shape_string());
+  SHOAL_CHECK(expert_ids.rank == 2 && offsets.rank == 1 && offsets.dim(0) >= 1,
+              "ids {}, offsets {}", expert_ids.shape_string(), offsets.shape_string());
   const int64_t top_k = expert_ids.dim(1), pairs = expert_ids.num_elements();
   const int64_t experts = offsets.dim(0) - 1;
   check_i32(expert_ids, pairs, "expert_ids");
   check_i32(slot, pairs, "slot");
   check_i32(offsets, experts + 1, "offsets");
-  SHOAL_CHECK(source_row.dtype == DType::kI32 && source_row.num_elements() >= pairs, "source_row {}",
-              source_row.shape_string());
+  SHOAL_CHECK(source_row.dtype == DType::kI32 && source_row.num_elements() >= pairs,
+              "source_row {}", source_row.shape_string());
   const int32_t* ids = expert_ids.as<int32_t>();
   int32_t* starts = offsets.as<int32_t>();
   const auto local = [&](int64_t i) { return int64_t{ids[i]} - first_expert; };

@@ -35,14 +35,16 @@ struct WeightRow<F8E4M3> {
 };
 
 // acc[i][j] += x[i] * w[j] over [k0, k1).
-// With one row of x, memory is all that counts, and the hardware prefetcher starts anew in each row:
-// asking for the next rows while these are computed took FP8 from 50 % to 75 % of the bandwidth.
+// With one row of x, memory is all that counts, and the hardware prefetcher starts anew in each
+// row: asking for the next rows while these are computed took FP8 from 50 % to 75 % of the
+// bandwidth.
 template <int kM, int kN, class Row>
 HWY_INLINE void accumulate(const float* const (&x)[kM], const Row (&w)[kN], int64_t k0, int64_t k1,
                            VF (&acc)[kM][kN]) {
   int64_t k = k0;
 #if HWY_TARGET != HWY_SCALAR
-  // FP8 takes two vectors at a time to share the decoding; each accumulator still gets them in order.
+  // FP8 takes two vectors at a time to share the decoding; each accumulator still gets them in
+  // order.
   if constexpr (std::is_same_v<Row, WeightRow<F8E4M3>>) {
     for (; k + 2 * kLanes <= k1; k += 2 * kLanes) {
       SHOAL_UNROLL for (int j = 0; j < kN; ++j) {
@@ -116,7 +118,8 @@ HWY_INLINE void accumulate_weight(const float* const (&x)[kM], const Weight& w,
     });
   } else {
     WeightRow<T> row[kN];
-    SHOAL_UNROLL for (int j = 0; j < kN; ++j) row[j] = {w.data.row<const T>(rows[j]), kN * w.data.stride[0]};
+    SHOAL_UNROLL for (int j = 0; j < kN; ++j)
+        row[j] = {w.data.row<const T>(rows[j]), kN * w.data.stride[0]};
     accumulate<kM, kN>(x, row, k0, k1, acc);
   }
 }
@@ -137,9 +140,8 @@ HWY_INLINE void decode_row(const Weight& w, int64_t row, int64_t k0, int64_t k1,
             hwy::Prefetch(ahead + begin - k0 + i);
             store(run.at(begin + i), out + begin - k0 + i);
           },
-          [&](int64_t i, int64_t n) HWY_ATTR {
-            store_n(run.tail(begin + i, n), out + begin - k0 + i, n);
-          });
+          [&](int64_t i, int64_t n)
+              HWY_ATTR { store_n(run.tail(begin + i, n), out + begin - k0 + i, n); });
     });
   } else {
     for_vectors(

@@ -103,7 +103,7 @@ HWY_NOINLINE void panel_tile(const MatMul& g, const float* panel, int64_t panel_
 
 template <typename T>
 void panels(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, float* scratch) {
-  float* decoded = scratch;                          // [kPanelN, kPanelK]
+  float* decoded = scratch;                           // [kPanelN, kPanelK]
   float* accumulators = scratch + kPanelN * kPanelK;  // [tiles, kTileM, kTileN, kLanes]
   const int64_t k = g.w.k();
   for (int64_t k0 = 0; k0 < k; k0 += kPanelK) {
@@ -190,8 +190,8 @@ namespace {
 HWY_EXPORT(multiply);
 HWY_EXPORT(decode);
 
-// How a product is cut into units of work. A unit's cost is in cycles of one core, roughly: decoding
-// and loading cost a vector op or three per 16 weights, each row of x one FMA.
+// How a product is cut into units of work. A unit's cost is in cycles of one core, roughly:
+// decoding and loading cost a vector op or three per 16 weights, each row of x one FMA.
 struct Units {
   int64_t panel_n, panels, block_m, blocks;
   int64_t cost;  // of one unit
@@ -217,9 +217,9 @@ void check_weight(const Weight& w) {
   const DType type = data.dtype;
   SHOAL_CHECK(data.rank == 2 && data.dim(1) > 0 && data.stride[1] == 1, "weight is {}",
               data.shape_string());
-  SHOAL_CHECK(type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 ||
-                  type == DType::kF8E4M3,
-              "weight is {}", data.shape_string());
+  SHOAL_CHECK(
+      type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kF8E4M3,
+      "weight is {}", data.shape_string());
   if (type != DType::kF8E4M3) return;
   SHOAL_CHECK(w.block_rows > 0 && w.block_cols > 0 && w.row_offset >= 0 && w.col_offset >= 0 &&
                   w.row_offset < w.block_rows && w.col_offset < w.block_cols,
@@ -242,8 +242,9 @@ void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloa
       total += units.count() * units.cost;
     }
   }
-  // Worker t takes the units that begin in its share [total * t / threads, ...) of the cost, so each
-  // gets contiguous weights. A share smaller than a hand-over (about 2 us) stays with the caller.
+  // Worker t takes the units that begin in its share [total * t / threads, ...) of the cost, so
+  // each gets contiguous weights. A share smaller than a hand-over (about 2 us) stays with the
+  // caller.
   constexpr int64_t kCostPerHandOver = 64 * 1024;
   const int64_t workers = std::clamp<int64_t>(total / kCostPerHandOver, 1, threads);
   const auto share = [&](int64_t t) {
@@ -268,7 +269,8 @@ void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloa
         }
       } else {
         for (int64_t u = u0; u < u1; ++u) {
-          const int64_t n0 = u / units.blocks * units.panel_n, m0 = u % units.blocks * units.block_m;
+          const int64_t n0 = u / units.blocks * units.panel_n,
+                        m0 = u % units.blocks * units.block_m;
           HWY_DYNAMIC_DISPATCH(multiply)
           (g, n0, std::min(n0 + units.panel_n, g.w.n()), m0, std::min(m0 + units.block_m, g.m),
            scratch.base + worker * scratch.stride);

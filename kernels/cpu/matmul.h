@@ -1,4 +1,5 @@
-// Matrix products y = x W^T of one or many weights, shared by linear, head_linear and grouped_linear.
+// Matrix products y = x W^T of one or many weights, shared by linear, head_linear and
+// grouped_linear.
 //
 // Every output element has one vector accumulator whose lanes run over k in order, whatever the
 // number of rows, the tile it falls in or the thread that computes it, so that a row of the result

@@ -19,9 +19,8 @@ HWY_INLINE void scale_row(const float* x, const float* weight, VF sum_squares, f
   const VF factor = hn::Set(DF(), 1.0f / std::sqrt(mean + eps));
   for_vectors(
       dim,
-      [&](int64_t i) HWY_ATTR {
-        store(hn::Mul(hn::Mul(load(x + i), factor), load(weight + i)), out + i);
-      },
+      [&](int64_t i)
+          HWY_ATTR { store(hn::Mul(hn::Mul(load(x + i), factor), load(weight + i)), out + i); },
       [&](int64_t i, int64_t n) HWY_ATTR {
         store_n(hn::Mul(hn::Mul(load_n(x + i, n), factor), load_n(weight + i, n)), out + i, n);
       });

@@ -117,11 +117,10 @@ void CpuOps::write_cache(const Tensor& x, const Tensor& slots, const Tensor& cac
                          int64_t first_column) {
   check_f32(x, 2, "x");
   check_i32(slots, x.dim(0), "slots");
-  SHOAL_CHECK(cache.rank == 2 && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
-                  cache.stride[1] == 1 && first_column >= 0 &&
-                  first_column + x.dim(1) <= cache.dim(1),
-              "x {}, cache {}, first column {}", x.shape_string(), cache.shape_string(),
-              first_column);
+  SHOAL_CHECK(
+      cache.rank == 2 && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
+          cache.stride[1] == 1 && first_column >= 0 && first_column + x.dim(1) <= cache.dim(1),
+      "x {}, cache {}, first column {}", x.shape_string(), cache.shape_string(), first_column);
   for_rows(x.dim(0), x.dim(1), [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(write_cache_rows)(x, slots, cache, first_column, begin, end);
   });

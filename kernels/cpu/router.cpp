@@ -17,9 +17,8 @@ namespace HWY_NAMESPACE {
 void sigmoid_row(const float* logits, int64_t n, float* scores) {
   for_vectors(
       n, [&](int64_t i) HWY_ATTR { store(sigmoid(load(logits + i)), scores + i); },
-      [&](int64_t i, int64_t left) HWY_ATTR {
-        store_n(sigmoid(load_n(logits + i, left)), scores + i, left);
-      });
+      [&](int64_t i, int64_t left)
+          HWY_ATTR { store_n(sigmoid(load_n(logits + i, left)), scores + i, left); });
 }
 
 void softmax_row(const float* logits, int64_t n, float* scores) {
@@ -53,8 +52,8 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// Index of the largest value not yet taken; the lower index wins ties. -inf can be chosen, too, when
-// nothing else is left, so that top_k distinct experts always come out.
+// Index of the largest value not yet taken; the lower index wins ties. -inf can be chosen, too,
+// when nothing else is left, so that top_k distinct experts always come out.
 int32_t take_largest(const float* values, int64_t n, std::vector<uint8_t>& taken) {
   int32_t best = -1;
   for (int64_t i = 0; i < n; ++i) {
@@ -87,7 +86,8 @@ void mask_groups(const RouterSpec& spec, int64_t group_size, std::vector<float>&
                          : *std::max_element(members, members + group_size);
   }
   std::fill(taken.begin(), taken.end(), 0);
-  for (int32_t i = 0; i < spec.topk_group; ++i) take_largest(group_score.data(), spec.n_group, taken);
+  for (int32_t i = 0; i < spec.topk_group; ++i)
+    take_largest(group_score.data(), spec.n_group, taken);
   for (int32_t g = 0; g < spec.n_group; ++g) {
     if (taken[g]) continue;
     std::fill_n(choice.begin() + g * group_size, group_size, kMasked);

@@ -12,7 +12,8 @@
 #include "hwy/highway.h"
 #include "kernels/base/dtype.h"
 
-// Register tiles are arrays of vectors: they live in registers only if every loop over them is gone.
+// Register tiles are arrays of vectors: they live in registers only if every loop over them is
+// gone.
 #if defined(__clang__)
 #define SHOAL_UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -41,7 +42,8 @@ HWY_INLINE VF bf16_bits_to_float(hn::Vec<DU16> bits) {
 
 // An e4m3 code moved into the fields of a half (sign, 4 low exponent bits, 3 high mantissa bits) is
 // the value / 2^8, because the exponent biases are 7 and 15; this holds for subnormals too. The NaN
-// codes come out as +-480. Extending the sign puts it where bit 15 will be, and once more into bit 14.
+// codes come out as +-480. Extending the sign puts it where bit 15 will be, and once more into
+// bit 14.
 HWY_INLINE VF f8_over_256(hn::Vec<DI8> codes) {
   const hn::RebindToSigned<DU16> d16;
   const auto moved = hn::ShiftLeft<7>(hn::PromoteTo(d16, codes));
@@ -114,8 +116,8 @@ HWY_INLINE void store_n(VF v, T* p, int64_t n) {
   std::memcpy(p, padded, static_cast<size_t>(n) * sizeof(T));
 }
 
-// body(offset, load, store) style loops are written out where they are used; this is the common one:
-// calls full(i) for whole vectors of [0, n) and tail(i, count) once for what is left.
+// body(offset, load, store) style loops are written out where they are used; this is the common
+// one: calls full(i) for whole vectors of [0, n) and tail(i, count) once for what is left.
 template <typename Full, typename Tail>
 HWY_INLINE void for_vectors(int64_t n, const Full& full, const Tail& tail) {
   int64_t i = 0;
@@ -150,9 +152,8 @@ HWY_INLINE VF exp_f32(VF x) {
   // Times 2^n in two factors: n reaches 128, where 2^n itself is not finite.
   const auto half = hn::ShiftRight<1>(n);
   const auto bias = hn::Set(di, 127);
-  const auto pow2 = [&](hn::Vec<hn::RebindToSigned<DF>> e) HWY_ATTR {
-    return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(e, bias)));
-  };
+  const auto pow2 = [&](hn::Vec<hn::RebindToSigned<DF>> e)
+                        HWY_ATTR { return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(e, bias))); };
   p = hn::Mul(hn::Mul(p, pow2(half)), pow2(hn::Sub(n, half)));
   p = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.3f)), hn::Zero(d), p);
   return hn::IfThenElse(hn::IsNaN(x), x, p);

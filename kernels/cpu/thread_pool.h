@@ -1,7 +1,7 @@
 // ThreadPool: the cores of one rank, working on one call at a time.
-// The caller is worker 0; the others spin for about 50 us after a job (the next verb of a step comes
-// within that time) and then sleep in the kernel, so that an idle pool costs nothing.
-// One thread calls run(); jobs must not throw and must not call run().
+// The caller is worker 0; the others spin for about 50 us after a job (the next verb of a step
+// comes within that time) and then sleep in the kernel, so that an idle pool costs nothing. One
+// thread calls run(); jobs must not throw and must not call run().
 #pragma once
 
 #include <atomic>

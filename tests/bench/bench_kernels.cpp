@@ -1,8 +1,8 @@
 // shoal_bench_kernels [--threads N] [--repeats R] [--only TEXT] [--json FILE]
-// Measures what the machine allows, then each verb that dominates a step at the shapes of real models,
-// and prints the share of the limit that it reaches. Run it on a quiet machine.
+//                    [--clock wall|thread]
+// Measures what the machine allows, then each verb that dominates a step at the shapes of real
+// models, and prints the share of the limit that it reaches. Run it on a quiet machine.
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <functional>
@@ -17,8 +17,8 @@
 namespace shoal::bench {
 namespace {
 
-// Weights are taken in turn from a pool of this size, so that each call finds them in memory and not
-// in a cache, as a step does.
+// Weights are taken in turn from a pool of this size, so that each call finds them in memory and
+// not in a cache, as a step does.
 constexpr int64_t kColdBytes = int64_t{256} << 20;
 
 struct Options {
@@ -26,6 +26,7 @@ struct Options {
   int repeats = 7;
   std::string only;
   std::string json;
+  Clock clock = Clock::kWall;
 };
 
 class Bench {
@@ -33,15 +34,15 @@ class Bench {
   explicit Bench(const Options& options)
       : options_(options), device_(make_cpu_device()), ops_(make_cpu_ops(options.threads)) {
     ThreadPool pool(options.threads);
-    bandwidth_ = read_bandwidth(pool, options.repeats);
-    peak_ = fma_peak(pool, options.repeats);
+    bandwidth_ = read_bandwidth(pool, options.repeats, options.clock);
+    peak_ = fma_peak(pool, options.repeats, options.clock);
     fmt::print("{} thread(s), {}: {:.1f} GB/s read bandwidth, {:.1f} GFLOP/s FP32 FMA\n\n",
                options.threads, cpu_target_name(), bandwidth_ / 1e9, peak_ / 1e9);
     fmt::print("{:<44} {:>10} {:>8} {:>10} {:>9}\n", "verb", "us", "GB/s", "GFLOP/s", "of limit");
   }
 
   void linear(DType type, int64_t m, int64_t n, int64_t k) {
-    if (!wanted("linear")) return;
+    if (!wanted(fmt::format("linear {} M={}", dtype_name(type), m))) return;
     const int64_t bytes = n * k * dtype_size(type);
     std::vector<Weight> weights;
     for (int64_t i = 0; i < std::max<int64_t>(1, kColdBytes / bytes); ++i) {
@@ -50,14 +51,14 @@ class Bench {
     const Tensor x = random(DType::kF32, {m, k}), out = random(DType::kF32, {m, n});
     size_t next = 0;
     row(fmt::format("linear {} M={} {}x{}", dtype_name(type), m, n, k),
-        static_cast<double>(weights[0].num_bytes() + x.num_bytes() + out.num_bytes()), 2.0 * m * n * k,
-        [&] { ops_->linear(x, weights[next++ % weights.size()], {}, out); });
+        static_cast<double>(weights[0].num_bytes() + x.num_bytes() + out.num_bytes()),
+        2.0 * m * n * k, [&] { ops_->linear(x, weights[next++ % weights.size()], {}, out); });
     buffers_.clear();
   }
 
   // `tokens` tokens with top_k of `experts` experts each.
   void grouped(DType type, int64_t tokens, int64_t top_k, int64_t experts, int64_t n, int64_t k) {
-    if (!wanted("grouped_linear")) return;
+    if (!wanted(fmt::format("grouped {}", dtype_name(type)))) return;
     std::vector<Weight> weights;
     for (int64_t e = 0; e < experts; ++e) weights.push_back(weight(type, n, k));
     const int64_t rows = tokens * top_k;
@@ -124,17 +125,18 @@ class Bench {
     if (!wanted("gqa_attention")) return;
     constexpr int64_t kDim = 128, kPage = 64;
     const int64_t slots = sequences * ((context + kPage - 1) / kPage) * kPage;
-    const Tensor k = random(type, {slots, kv_heads * kDim}), v = random(type, {slots, kv_heads * kDim});
+    const Tensor k = random(type, {slots, kv_heads * kDim}),
+                 v = random(type, {slots, kv_heads * kDim});
     const PagedBatch batch = paged(sequences, tokens, context, kPage);
     const Tensor q = random(DType::kF32, {sequences * tokens, heads, kDim});
     const Tensor out = random(DType::kF32, {sequences * tokens, heads, kDim});
     const double pairs = sequences * tokens * (context - tokens + (tokens + 1) / 2.0);
-    row(fmt::format("gqa_attention {} S={} T={} context {} {}/{}", dtype_name(type), sequences, tokens,
-                    context, heads, kv_heads),
+    row(fmt::format("gqa_attention {} S={} T={} context {} {}/{}", dtype_name(type), sequences,
+                    tokens, context, heads, kv_heads),
         2.0 * sequences * context * kv_heads * kDim * static_cast<double>(dtype_size(type)),
         pairs * heads * 4 * kDim, [&] {
-          ops_->gqa_attention(q, k, v, batch,
-                              {static_cast<int32_t>(heads / kv_heads), 0, 0}, 0.09f, out);
+          ops_->gqa_attention(q, k, v, batch, {static_cast<int32_t>(heads / kv_heads), 0, 0}, 0.09f,
+                              out);
         });
     buffers_.clear();
   }
@@ -205,20 +207,20 @@ class Bench {
     for (int r = 0; r < options_.repeats; ++r) {
       // Enough calls for 30 ms, so that neither the clock nor the hand-over counts.
       int calls = 0;
-      const auto start = std::chrono::steady_clock::now();
+      const double start = now(options_.clock);
       double elapsed = 0;
       do {
         verb();
         ++calls;
-        elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        elapsed = now(options_.clock) - start;
       } while (elapsed < 0.03);
       seconds.push_back(elapsed / calls);
     }
     std::sort(seconds.begin(), seconds.end());
     const double t = seconds[seconds.size() / 2];
     const double limit = std::max(bytes / bandwidth_, flops / peak_);
-    fmt::print("{:<44} {:>10.1f} {:>8.1f} {:>10.1f} {:>7.0f} % {}\n", name, t * 1e6, bytes / t / 1e9,
-               flops / t / 1e9, 100 * limit / t,
+    fmt::print("{:<44} {:>10.1f} {:>8.1f} {:>10.1f} {:>7.0f} % {}\n", name, t * 1e6,
+               bytes / t / 1e9, flops / t / 1e9, 100 * limit / t,
                bytes / bandwidth_ > flops / peak_ ? "(bandwidth)" : "(FMA)");
     std::fflush(stdout);
     results_.push_back({{"name", name},
@@ -251,8 +253,11 @@ Options parse(int argc, char** argv) {
       options.only = argv[i + 1];
     } else if (flag == "--json") {
       options.json = argv[i + 1];
+    } else if (flag == "--clock") {
+      options.clock = argv[i + 1] == std::string("thread") ? Clock::kThread : Clock::kWall;
     } else {
-      throw_invalid("unknown flag {}; known are --threads, --repeats, --only, --json", flag);
+      throw_invalid("unknown flag {}; known are --threads, --repeats, --only, --json, --clock",
+                    flag);
     }
   }
   return options;

@@ -23,13 +23,14 @@ struct State {
 
 }  // namespace
 
-TEST_CASE("mla_decode: contexts across permuted pages, both caches, any head count", "[attention]") {
+TEST_CASE("mla_decode: contexts across permuted pages, both caches, any head count",
+          "[attention]") {
   for_each_target([](const std::string& name) {
     Random random(1);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
     for (const DType type : {DType::kF32, DType::kBF16}) {
-      for (const auto& [heads, lora, rope] :
-           std::vector<std::tuple<int, int, int>>{{1, 16, 4}, {3, 33, 6}, {6, 64, 16}, {4, 128, 16}}) {
+      for (const auto& [heads, lora, rope] : std::vector<std::tuple<int, int, int>>{
+               {1, 16, 4}, {3, 33, 6}, {6, 64, 16}, {4, 128, 16}}) {
         for (const int32_t page_size : {1, 5, 16}) {
           INFO(name << " " << dtype_name(type) << " heads " << heads << " page " << page_size);
           const PagedCase paged(random, kSequences, page_size);
@@ -85,9 +86,10 @@ TEST_CASE("gqa_attention: prefill and decode mixed, both caches, every split of 
       int64_t heads, kv_heads;
       Ops::HeadMap map;
     };
-    for (const Split& split : {Split{4, 4, {1, 0, 0}}, Split{6, 2, {3, 0, 0}}, Split{8, 1, {8, 0, 0}},
-                               // a rank that begins and ends in the middle of a group
-                               Split{5, 3, {3, 5, 1}}, Split{2, 1, {4, 13, 3}}}) {
+    for (const Split& split :
+         {Split{4, 4, {1, 0, 0}}, Split{6, 2, {3, 0, 0}}, Split{8, 1, {8, 0, 0}},
+          // a rank that begins and ends in the middle of a group
+          Split{5, 3, {3, 5, 1}}, Split{2, 1, {4, 13, 3}}}) {
       for (const DType type : {DType::kF32, DType::kBF16}) {
         for (const int64_t dim : {8, 33, 64}) {
           INFO(name << " " << dtype_name(type) << " heads " << split.heads << " of group "
@@ -140,8 +142,8 @@ TEST_CASE("attention: slots past a context are never used", "[attention]") {
     CHECK(first_violation(out, mla_decode(q, cache, paged.batch, 0.3f, 16)) == "");
     HostTensor gqa_out(DType::kF32, {2, 2, 20});
     ops->gqa_attention(q, cache, cache, paged.batch, {2, 0, 0}, 0.3f, gqa_out);
-    CHECK(first_violation(gqa_out,
-                          gqa_attention(q, cache, cache, paged.batch, {2, 0, 0}, 0.3f)) == "");
+    CHECK(first_violation(gqa_out, gqa_attention(q, cache, cache, paged.batch, {2, 0, 0}, 0.3f)) ==
+          "");
   });
 }
 

@@ -60,7 +60,8 @@ TEST_CASE("bf16: rounds to nearest, ties to even", "[base]") {
     const uint32_t even = code % 2 == 0 ? code : code + 1;
     if (to_bf16(middle).bits != even) FAIL("tie above code " << code);
     if (to_bf16(std::nextafter(middle, 0.0f)).bits != code) FAIL("below the tie of " << code);
-    if (to_bf16(std::nextafter(middle, std::numeric_limits<float>::infinity())).bits != code + 1) FAIL("above the tie of " << code);
+    if (to_bf16(std::nextafter(middle, std::numeric_limits<float>::infinity())).bits != code + 1)
+      FAIL("above the tie of " << code);
     if (to_bf16(-middle).bits != (even | 0x8000u)) FAIL("negative tie of " << code);
   }
   CHECK(std::isinf(to_float(to_bf16(std::numeric_limits<float>::max()))));

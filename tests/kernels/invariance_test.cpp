@@ -1,5 +1,5 @@
-// A row's result does not depend on the rows beside it, on the number of threads, or on how a prompt
-// was cut: equal in every bit.
+// A row's result does not depend on the rows beside it, on the number of threads, or on how a
+// prompt was cut: equal in every bit.
 #include <catch2/catch.hpp>
 
 #include "tests/kernels/support/paged.h"
@@ -109,7 +109,8 @@ TEST_CASE("mla_decode: a sequence alone, in a batch, on any number of threads", 
   });
 }
 
-TEST_CASE("gqa_attention: in one piece, in chunks, token by token, with fewer heads", "[invariance]") {
+TEST_CASE("gqa_attention: in one piece, in chunks, token by token, with fewer heads",
+          "[invariance]") {
   for_each_target([](const std::string& name) {
     Random random(4);
     const int32_t context = 75;

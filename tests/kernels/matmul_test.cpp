@@ -15,7 +15,8 @@ struct Shape {
   int64_t n, k;
 };
 // Odd and even, below and above a vector, a tile, a panel of rows and a panel of columns.
-const std::vector<Shape> kShapes = {{1, 1}, {5, 3}, {7, 16}, {24, 33}, {49, 130}, {100, 64}, {13, 1061}};
+const std::vector<Shape> kShapes = {{1, 1},    {5, 3},    {7, 16},   {24, 33},
+                                    {49, 130}, {100, 64}, {13, 1061}};
 
 }  // namespace
 
@@ -121,18 +122,19 @@ TEST_CASE("grouped_linear: rows by expert, empty experts, no rows at all", "[mat
         kept.push_back(random_weight(random, type, 50, 70));
         experts.push_back(kept.back().weight);
       }
-      for (const std::vector<int32_t>& offsets :
-           {std::vector<int32_t>{0, 0, 1, 1, 10, 33, 33}, {0, 0, 0, 0, 0, 0, 0},
-            {0, 4, 8, 9, 9, 9, 33}, {0, 33, 33, 33, 33, 33, 33}}) {
+      for (const std::vector<int32_t>& offsets : {std::vector<int32_t>{0, 0, 1, 1, 10, 33, 33},
+                                                  {0, 0, 0, 0, 0, 0, 0},
+                                                  {0, 4, 8, 9, 9, 9, 33},
+                                                  {0, 33, 33, 33, 33, 33, 33}}) {
         INFO(name << " " << dtype_name(type));
         const HostTensor x = random.tensor(DType::kF32, {33, 70});
         HostTensor out = random.tensor(DType::kF32, {33, 50});
         const std::vector<double> before = values(out);
         ops->grouped_linear(x, experts, HostTensor::ints({7}, offsets), out);
         for (int e = 0; e < 6; ++e) {
-          CHECK(first_violation(out.view().slice(0, offsets[e], offsets[e + 1]),
-                                linear(x.view().slice(0, offsets[e], offsets[e + 1]), experts[e],
-                                       {})) == "");
+          CHECK(first_violation(
+                    out.view().slice(0, offsets[e], offsets[e + 1]),
+                    linear(x.view().slice(0, offsets[e], offsets[e + 1]), experts[e], {})) == "");
         }
         if (offsets[6] == 0) CHECK(values(out) == before);
       }
@@ -169,7 +171,8 @@ TEST_CASE("dequantize: every finite FP8 and every F16 code", "[matmul]") {
   for_each_target([](const std::string& name) {
     INFO(name);
     const std::unique_ptr<Ops> ops = make_cpu_ops(1);
-    HostTensor codes(DType::kF8E4M3, {1, 256}), scale(DType::kF32, {1, 2}), out(DType::kF32, {1, 256});
+    HostTensor codes(DType::kF8E4M3, {1, 256}), scale(DType::kF32, {1, 2}),
+        out(DType::kF32, {1, 256});
     for (int i = 0; i < 256; ++i) codes.view().as<uint8_t>()[i] = static_cast<uint8_t>(i);
     scale.view().as<float>()[0] = scale.view().as<float>()[1] = 1;
     ops->dequantize({codes, scale, 128, 128}, out);

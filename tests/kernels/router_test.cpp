@@ -27,8 +27,12 @@ TEST_CASE("route: each kind against the reference", "[router]") {
     for (const RouterKind kind : {RouterKind::kGreedySoftmax, RouterKind::kGroupLimitedSoftmax,
                                   RouterKind::kNoauxTcSigmoid}) {
       for (const auto& [experts, top_k, groups, kept] :
-           std::vector<std::tuple<int, int, int, int>>{
-               {64, 6, 1, 1}, {160, 6, 8, 3}, {256, 8, 8, 4}, {16, 3, 4, 2}, {9, 2, 3, 1}, {5, 5, 1, 1}}) {
+           std::vector<std::tuple<int, int, int, int>>{{64, 6, 1, 1},
+                                                       {160, 6, 8, 3},
+                                                       {256, 8, 8, 4},
+                                                       {16, 3, 4, 2},
+                                                       {9, 2, 3, 1},
+                                                       {5, 5, 1, 1}}) {
         for (const bool norm : {false, true}) {
           for (const int64_t tokens : {0, 1, 33}) {
             INFO(name << " kind " << static_cast<int>(kind) << " experts " << experts << " norm "
@@ -36,7 +40,8 @@ TEST_CASE("route: each kind against the reference", "[router]") {
             const RouterSpec spec{kind, top_k, groups, kept, norm, 2.5f};
             const HostTensor logits = random.tensor(DType::kF32, {tokens, experts}, 2);
             HostTensor bias;
-            if (kind == RouterKind::kNoauxTcSigmoid) bias = random.tensor(DType::kF32, {experts}, 0.3f);
+            if (kind == RouterKind::kNoauxTcSigmoid)
+              bias = random.tensor(DType::kF32, {experts}, 0.3f);
             HostTensor ids(DType::kI32, {tokens, top_k}), weights(DType::kF32, {tokens, top_k});
             ops->route(logits, bias, spec, ids, weights);
             const Routed expected = route(logits, bias, spec);

@@ -50,8 +50,8 @@ TEST_CASE("thread pool: an idle pool uses no processor", "[pool]") {
   };
   const double before = cpu_seconds();
   std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  // Four threads that spun would use up to 0.8 s; the spin itself is 50 us each. Processor time, not
-  // wall time, so a busy machine does not matter.
+  // Four threads that spun would use up to 0.8 s; the spin itself is 50 us each. Processor time,
+  // not wall time, so a busy machine does not matter.
   CHECK(cpu_seconds() - before < 0.02);
 }
 

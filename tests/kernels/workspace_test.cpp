@@ -28,7 +28,8 @@ TEST_CASE("workspace: tensors are aligned, apart, and reused after a scope", "[b
   CHECK(workspace.tensor(DType::kBF16, {100}).data == inner);
 }
 
-TEST_CASE("workspace: a tensor larger than a chunk gets a chunk, kept for the next step", "[base]") {
+TEST_CASE("workspace: a tensor larger than a chunk gets a chunk, kept for the next step",
+          "[base]") {
   const std::unique_ptr<Device> device = make_cpu_device();
   Workspace workspace(*device, 4096);
   workspace.tensor(DType::kF32, {1000});
@@ -51,7 +52,8 @@ TEST_CASE("workspace: from_host copies, and no elements are fine", "[base]") {
   CHECK(workspace.from_host(DType::kI32, nullptr, {0}).num_elements() == 0);
 }
 
-TEST_CASE("cpu device: every size is aligned and writable, huge ones on huge-page borders", "[base]") {
+TEST_CASE("cpu device: every size is aligned and writable, huge ones on huge-page borders",
+          "[base]") {
   const std::unique_ptr<Device> device = make_cpu_device();
   CHECK(device->name() == "cpu");
   for (const size_t bytes : {size_t{0}, size_t{1}, size_t{4097}, (size_t{2} << 20) - 1,

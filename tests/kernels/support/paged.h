@@ -1,5 +1,5 @@
-// A paged batch for the attention tests: sequences of given contexts and query lengths, pages of the
-// cache dealt out in random order.
+// A paged batch for the attention tests: sequences of given contexts and query lengths, pages of
+// the cache dealt out in random order.
 #pragma once
 
 #include "tests/kernels/support/test_data.h"

@@ -144,8 +144,8 @@ Expected combine(const Tensor& rows, const Tensor& slot, const Tensor& weights) 
       for (int64_t j = 0; j < slot.dim(1); ++j) {
         const auto row = static_cast<int64_t>(value_at(slot, t * slot.dim(1) + j));
         if (row < 0) continue;
-        const double term = value_at(weights, t * weights.stride[0] + j) *
-                            value_at(rows, row * rows.stride[0] + i);
+        const double term =
+            value_at(weights, t * weights.stride[0] + j) * value_at(rows, row * rows.stride[0] + i);
         sum += term;
         magnitude += std::fabs(term);
       }

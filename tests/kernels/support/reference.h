@@ -1,7 +1,7 @@
-// Every verb again, in scalar double precision, written for clearness: what the kernels are held to.
-// Each returns the exact result (to double precision) and, where rounding matters, a bound on the
-// error that float32 arithmetic in any order may have: derived from the sum of the magnitudes of the
-// terms, not tuned.
+// Every verb again, in scalar double precision, written for clearness: what the kernels are held
+// to. Each returns the exact result (to double precision) and, where rounding matters, a bound on
+// the error that float32 arithmetic in any order may have: derived from the sum of the magnitudes
+// of the terms, not tuned.
 #pragma once
 
 #include <functional>

@@ -54,8 +54,9 @@ Expected attention(const std::vector<double>& q, const std::vector<std::vector<d
   const double top = *std::max_element(score.begin(), score.end());
   double sum = 0;
   for (double& s : score) sum += s = std::exp(s - top);
-  // exp turns an absolute error of the score into a relative one of p, in numerator and denominator;
-  // s - max rounds once more; then come n roundings of each sum and one rescaling per block.
+  // exp turns an absolute error of the score into a relative one of p, in numerator and
+  // denominator; s - max rounds once more; then come n roundings of each sum and one rescaling per
+  // block.
   const double relative = 2 * (score_error + 8 * kEps) + kEps * (2.5 * n + 16);
   Expected expected;
   for (size_t j = 0; j < dv; ++j) {
@@ -101,8 +102,8 @@ Expected mla_expanded(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
         keys.push_back(key);
         rows.push_back(read(kv, offset + nope, dv));
       }
-      append(expected, attention(read(q, t * q.stride[0] + h * q.stride[1], q.dim(2)), keys, rows,
-                                 scale));
+      append(expected,
+             attention(read(q, t * q.stride[0] + h * q.stride[1], q.dim(2)), keys, rows, scale));
     }
   }
   return expected;

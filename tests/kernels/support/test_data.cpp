@@ -94,8 +94,8 @@ HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int3
       const auto code = static_cast<uint8_t>(random.below(256));
       result.data.view().as<F8E4M3>()[at] = {(code & 0x7f) == 0x7f ? uint8_t{0} : code};
     });
-    result.scale = HostTensor(DType::kF32, {(n + row_offset + block - 1) / block,
-                                            (k + col_offset + block - 1) / block});
+    result.scale = HostTensor(
+        DType::kF32, {(n + row_offset + block - 1) / block, (k + col_offset + block - 1) / block});
     for_each_index(result.scale, [&](int64_t at) {
       result.scale.view().as<float>()[at] = 1e-3f + 1e-2f * std::abs(random.normal());
     });
