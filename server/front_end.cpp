@@ -65,10 +65,12 @@ RequestLimits FrontEnd::ready_limits() const {
   const EngineStatus status = engine_.status();
   switch (status.state) {
     case EngineState::kReady:
-    case EngineState::kRestarting:  // calls wait for the new ranks
       return {status.max_model_len, model_.vocab_size};
+    case EngineState::kRestarting:
     case EngineState::kStarting:
     case EngineState::kLoading:
+      // It was ready before: calls wait for the new ranks.
+      if (status.max_model_len > 0) return {status.max_model_len, model_.vocab_size};
       throw CallRefused(CallCode::kUnavailable,
                         fmt::format("the model is loading ({})", status.detail));
     case EngineState::kFailed:

@@ -69,6 +69,8 @@ bool wait_ready(const EngineClient& engine, StopSignals* signals) {
     }
     if (status.state == EngineState::kFailed) {
       progress.end();
+      // Ranks that died are tried again; given up at once is a wrong flag or file.
+      if (status.restarts == 0) throw InvalidInput(status.detail);
       throw DeviceFault(status.detail);
     }
     signals->wait(kLoadTick);

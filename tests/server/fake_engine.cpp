@@ -74,6 +74,11 @@ void FakeEngine::set_state(EngineState state, const std::string& detail) {
   if (on_state) on_state(status);
 }
 
+void FakeEngine::set_context(int32_t max_model_len) {
+  std::lock_guard lock(mutex_);
+  status_.max_model_len = max_model_len;
+}
+
 void FakeEngine::pause(bool paused) {
   std::lock_guard lock(mutex_);
   paused_ = paused;

@@ -29,6 +29,7 @@ class FakeEngine : public EngineClient {
   // end, until max_tokens.
   void set_answer(std::vector<int32_t> tokens, int32_t end_token);
   void set_state(EngineState state, const std::string& detail = "");
+  void set_context(int32_t max_model_len);
   // While paused no step runs, as while the ranks start again; cancels wait too.
   void pause(bool paused);
   // Ends every live request with kError.

@@ -180,6 +180,7 @@ TEST_CASE("model and status say what is served", "[service]") {
 
 TEST_CASE("while the model loads calls are refused and states are told", "[service]") {
   ServiceFixture fixture;
+  fixture.engine.set_context(0);  // not known yet
   fixture.engine.set_state(EngineState::kLoading, "40 %");
   auto answer = fixture.chat(fixture.question("Hello"));
   CHECK(answer.status.error_code() == grpc::StatusCode::UNAVAILABLE);
