@@ -34,10 +34,12 @@ std::string describe(const ProcessExit& exit);  // "exit code 3", "signal 9 (Kil
 
 class RankProcesses {
  public:
-  // Both are called on a thread of this object. A line is without its end, of stdout or stderr.
+  // Both are called on a thread of this object. A line of stderr, and of stdout unless that is
+  // inherited, without its end.
   struct Observer {
     std::function<void(const std::string& line)> on_line;
-    std::function<void(const ProcessExit&)> on_exit;  // last; every line has been given
+    std::function<void(const ProcessExit&)> on_exit = {};  // last; every line has been given
+    bool inherit_stdout = false;
   };
   // Throws DeviceFault when there are no processes or pipes to be had. A command that cannot be run
   // gives an error line and exit code 2.
@@ -68,8 +70,8 @@ class RankProcesses {
 
 // Whether this process is a rank that mpirun started.
 bool started_by_mpirun();
-// Runs this process's own command line once more, as `ranks` processes; their output is passed on,
-// an error line that several ranks agree on only once. Returns their exit code.
+// Runs this process's own command line once more, as `ranks` processes with the same stdout; an error
+// line that several ranks agree on is passed on once. Returns their exit code.
 int run_self_under_mpirun(int ranks);
 
 }  // namespace shoal
