@@ -3,8 +3,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +16,9 @@
 #include <fstream>
 #include <set>
 #include <string_view>
+
+extern "C" {  // glibc 2.36 forgot to say so itself
+}
 
 #include "kernels/base/error.h"
 
@@ -146,7 +149,8 @@ RankProcesses::RankProcesses(const std::vector<std::string>& command, Observer o
     throw DeviceFault(fmt::format("fork: {}", strerror(errno)));
   }
   setpgid(pid_, pid_);  // as the child does: whoever comes first
-  pidfd_ = pidfd_open(pid_, 0);
+  // glibc 2.36 declares pidfd_open without C linkage.
+  pidfd_ = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
   watcher_ = std::thread([this] { watch(); });
 }
 
