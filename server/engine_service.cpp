@@ -57,6 +57,9 @@ class EngineService::Impl final : public pb::Engine::Service {
       }
       open_ = true;
     }
+    // Apart from the messages: gRPC 1.51 never ends a first Write that has a buffer hint, because the
+    // metadata that goes with it is not flushed.
+    stream->SendInitialMetadata();
     std::thread writer([&] { write_all(context, *stream); });
     pb::ToEngine message;
     while (stream->Read(&message)) handle(message);
