@@ -27,10 +27,11 @@ void append(OutputDelta* to, OutputDelta&& from) {
 void CallBook::admit(int64_t n) {
   std::lock_guard lock(mutex_);
   if (counts_.sequences + n > max_sequences_) {
-    throw CallRefused(CallCode::kResourceExhausted,
-                      fmt::format("the queue is full: {} sequences are alive, this call asks for {} "
-                                  "more, --max-queue is {}; try again later",
-                                  counts_.sequences, n, max_sequences_));
+    throw CallRefused(
+        CallCode::kResourceExhausted,
+        fmt::format("the queue is full: {} sequences are alive, this call asks for {} "
+                    "more, --max-queue is {}; try again later",
+                    counts_.sequences, n, max_sequences_));
   }
   counts_.sequences += n;
 }

@@ -1,10 +1,11 @@
-// One client's call of Chat or Complete: n samples that run as n requests of the engine, and what is
-// ready to be sent of them.
+// One client's call of Chat or Complete: n samples that run as n requests of the engine, and what
+// is ready to be sent of them.
 //
-// Two sides meet here. The engine's thread brings events; they are merged into one pending update, so a
-// reader that is slower than the model gets fewer, larger updates and the batch never waits for it.
-// The consumer (a gRPC stream) takes updates, one at a time, when its last write is done. What waits
-// is bounded (kMaxPendingBytes); a reader that does not read at all is ended by CallBook::end_stalled.
+// Two sides meet here. The engine's thread brings events; they are merged into one pending update,
+// so a reader that is slower than the model gets fewer, larger updates and the batch never waits
+// for it. The consumer (a gRPC stream) takes updates, one at a time, when its last write is done.
+// What waits is bounded (kMaxPendingBytes); a reader that does not read at all is ended by
+// CallBook::end_stalled.
 //
 // Thread-safe. `wake` is called without locks held, from the engine's thread or from whoever calls
 // end(); it must not block. The engine client must outlive every call.
@@ -92,11 +93,11 @@ class Call : public std::enable_shared_from_this<Call> {
   void start(std::function<void()> wake);
 
   enum class Next { kNothing, kUpdate, kEnd };
-  // kUpdate: `update` is to be written; call take() again when it has been. kEnd: close the stream with
-  // status(). kNothing: `wake` will tell.
+  // kUpdate: `update` is to be written; call take() again when it has been. kEnd: close the stream
+  // with status(). kNothing: `wake` will tell.
   Next take(CallUpdate* update);
-  // Ends the call before its time: client gone, deadline passed, server stopping. The engine drops its
-  // samples before the next step. Only the first end counts.
+  // Ends the call before its time: client gone, deadline passed, server stopping. The engine drops
+  // its samples before the next step. Only the first end counts.
   void end(CallStatus status);
   CallStatus status() const;
   const std::string& id() const { return setup_.id; }
@@ -120,10 +121,11 @@ class Call : public std::enable_shared_from_this<Call> {
   int32_t unfinished_;
   CallUsage usage_;
   CallStatus status_;
-  bool failed_ = false;     // status_ is final and not OK
+  bool failed_ = false;  // status_ is final and not OK
   bool last_taken_ = false;
   bool closed_ = false;
-  std::optional<Clock::time_point> writing_since_;  // an update was taken and take() not called again
+  std::optional<Clock::time_point>
+      writing_since_;  // an update was taken and take() not called again
 };
 
 }  // namespace shoal

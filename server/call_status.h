@@ -1,5 +1,5 @@
-// How a call ends when not by its own success. The values are those of gRPC's status codes, so that the
-// front end needs no gRPC header.
+// How a call ends when not by its own success. The values are those of gRPC's status codes, so that
+// the front end needs no gRPC header.
 #pragma once
 
 #include <stdexcept>
@@ -24,7 +24,8 @@ struct CallStatus {
   std::string message;
 };
 
-// A call that is refused before it began for a reason other than its fields (those are InvalidInput).
+// A call that is refused before it began for a reason other than its fields (those are
+// InvalidInput).
 class CallRefused : public std::runtime_error {
  public:
   CallRefused(CallCode code, const std::string& message)

@@ -44,8 +44,8 @@ v1::GetModelResponse ChatClient::connect(const std::function<void(const std::str
     const grpc::Status status = (wire_->stub.get()->*method)(&context, request, response);
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
-      throw_invalid("no server answers at {} ({}); start one with `shoal serve --model ...`", server_,
-                    status.error_message());
+      throw_invalid("no server answers at {} ({}); start one with `shoal serve --model ...`",
+                    server_, status.error_message());
     }
     if (!status.ok()) throw_invalid("{}: {}", server_, status.error_message());
   };

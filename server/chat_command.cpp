@@ -92,8 +92,8 @@ void print_stats(const ChatAnswer& answer) {
 // question that fails is taken out again.
 bool ask(ChatClient* client, const ChatOptions& options, bool terminal, v1::ChatRequest* request) {
   Printer printer(terminal, options.reasoning);
-  const ChatAnswer answer =
-      client->ask(*request, options.timeout, [&](const std::string& reasoning, const std::string& content) {
+  const ChatAnswer answer = client->ask(
+      *request, options.timeout, [&](const std::string& reasoning, const std::string& content) {
         printer.show(reasoning, content);
       });
   printer.end();
@@ -179,7 +179,8 @@ int run_chat(const ChatOptions& options) {
   bool waited = false;
   const v1::GetModelResponse model = client.connect([&](const std::string& detail) {
     const bool bar = isatty(STDERR_FILENO);
-    fmt::print(stderr, "{}the model is loading: {}{}", bar ? kClearLine : "", detail, bar ? "" : "\n");
+    fmt::print(stderr, "{}the model is loading: {}{}", bar ? kClearLine : "", detail,
+               bar ? "" : "\n");
     waited = bar;
   });
   if (waited) fmt::print(stderr, "{}", kClearLine);

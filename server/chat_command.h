@@ -12,10 +12,10 @@ struct ChatOptions {
   std::string server = "127.0.0.1:8000";  // --server host:port
   std::string api_key;                    // --api-key
   std::string system;                     // --system
-  std::vector<std::string> message;       // positional words, joined by spaces; none: pipe or session
-  bool reasoning = true;                  // --no-reasoning: do not show it
-  bool stats = false;                     // --stats
-  double timeout = 0;                     // --timeout: seconds for one answer; 0: none
+  std::vector<std::string> message;  // positional words, joined by spaces; none: pipe or session
+  bool reasoning = true;             // --no-reasoning: do not show it
+  bool stats = false;                // --stats
+  double timeout = 0;                // --timeout: seconds for one answer; 0: none
   // Absent: the server's defaults.
   std::optional<float> temperature, top_p, min_p, repetition_penalty, presence_penalty;
   std::optional<float> frequency_penalty;
@@ -24,8 +24,8 @@ struct ChatOptions {
   std::vector<std::string> stop;
 };
 
-// Returns 0, or 1 when a one-shot or piped question got no answer. Throws InvalidInput when no server
-// can be reached.
+// Returns 0, or 1 when a one-shot or piped question got no answer. Throws InvalidInput when no
+// server can be reached.
 int run_chat(const ChatOptions& options);
 
 }  // namespace shoal

@@ -10,8 +10,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// In the form of the OpenAI API, which chat templates are written for. Arguments of tool calls are an
-// object, or their JSON text.
+// In the form of the OpenAI API, which chat templates are written for. Arguments of tool calls are
+// an object, or their JSON text.
 ordered_json to_json(const v1::Message& message, bool arguments_as_text) {
   ordered_json out;
   out["role"] = message.role();

@@ -8,8 +8,8 @@
 
 namespace shoal {
 
-// The conversation must have been checked (request_validation.h). Throws InvalidInput when the template
-// refuses it.
+// The conversation must have been checked (request_validation.h). Throws InvalidInput when the
+// template refuses it.
 std::string render_conversation(const ChatTemplate& chat_template,
                                 const google::protobuf::RepeatedPtrField<v1::Message>& messages,
                                 const google::protobuf::RepeatedPtrField<std::string>& tools,

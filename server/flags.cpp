@@ -76,7 +76,8 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->check(CLI::IsMember({"auto", "replicated", "all-to-all"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--threads-per-rank", o.threads_per_rank, "CPU threads of a rank; 0: cores / ranks")
+  app.add_option("--threads-per-rank", o.threads_per_rank,
+                 "CPU threads of a rank; 0: cores / ranks")
       ->check(CLI::Range(0, 4096))
       ->group(group)
       ->capture_default_str();
@@ -121,7 +122,8 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
       ->capture_default_str();
   app.add_option("--served-model-name", o.served_model_name, "Name of the model; default: --model")
       ->group(group);
-  app.add_option("--api-key", o.api_key, "Calls must carry `authorization: Bearer KEY`")->group(group);
+  app.add_option("--api-key", o.api_key, "Calls must carry `authorization: Bearer KEY`")
+      ->group(group);
   app.add_option("--chat-template", o.chat_template, "File with a chat template to use instead")
       ->group(group);
   app.add_option("--generation-config", o.generation_config,
@@ -147,7 +149,8 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
 }
 
 void add_chat_flags(CLI::App& app, ChatOptions& o) {
-  app.add_option("message", o.message, "The question; without one: stdin, or a session on a terminal");
+  app.add_option("message", o.message,
+                 "The question; without one: stdin, or a session on a terminal");
   app.add_option("--server", o.server, "host:port of the server")->capture_default_str();
   app.add_option("--api-key", o.api_key, "Key of the server");
   app.add_option("--system", o.system, "System prompt");

@@ -158,8 +158,9 @@ v1::TokenizeResponse FrontEnd::tokenize(const v1::TokenizeRequest& request) cons
   std::vector<int32_t> ids;
   switch (request.input_case()) {
     case v1::TokenizeRequest::kText:
-      ids = tokenizer_.encode(request.text(), {.add_special_tokens = !request.has_add_special_tokens() ||
-                                                                     request.add_special_tokens()});
+      ids = tokenizer_.encode(
+          request.text(), {.add_special_tokens =
+                               !request.has_add_special_tokens() || request.add_special_tokens()});
       break;
     case v1::TokenizeRequest::kConversation: {
       const v1::Conversation& conversation = request.conversation();
@@ -178,8 +179,9 @@ v1::TokenizeResponse FrontEnd::tokenize(const v1::TokenizeRequest& request) cons
 v1::DetokenizeResponse FrontEnd::detokenize(const v1::DetokenizeRequest& request) const {
   check_token_ids(request.ids(), "ids", model_.vocab_size);
   v1::DetokenizeResponse response;
-  response.set_text(tokenizer_.decode({request.ids().data(), static_cast<size_t>(request.ids_size())},
-                                      request.skip_special_tokens()));
+  response.set_text(
+      tokenizer_.decode({request.ids().data(), static_cast<size_t>(request.ids_size())},
+                        request.skip_special_tokens()));
   return response;
 }
 

@@ -1,5 +1,5 @@
-// The front end: everything between a client's message and the engine's requests. Validates, renders,
-// tokenizes, admits, and makes calls. Knows no gRPC.
+// The front end: everything between a client's message and the engine's requests. Validates,
+// renders, tokenizes, admits, and makes calls. Knows no gRPC.
 //
 // Thread-safe. Throws InvalidInput for a wrong field and CallRefused for what is not the message's
 // fault. The engine client must outlive it and every call that it made.
@@ -33,8 +33,8 @@ struct ServedModel {
 class FrontEnd {
  public:
   // Throws InvalidInput when the model's own sampling defaults are out of range.
-  FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template,
-           EngineClient& engine, int64_t max_sequences);
+  FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template, EngineClient& engine,
+           int64_t max_sequences);
 
   // A call that is admitted and not started yet.
   std::shared_ptr<Call> chat(const v1::ChatRequest& request);

@@ -28,7 +28,8 @@ constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kMinPingIntervalMs = 10'000;
 // gRPC 1.51 closes the whole connection, other calls included, above its limit of 8 KiB.
 constexpr int kMaxMetadataBytes = 64 << 10;
-// Token ids take up to 5 bytes on the wire; text seldom more than 8 bytes a token, and JSON around it.
+// Token ids take up to 5 bytes on the wire; text seldom more than 8 bytes a token, and JSON around
+// it.
 constexpr int64_t kMessageBytesPerToken = 16;
 
 void quiet_grpc_log(gpr_log_func_args* args) { spdlog::debug("gRPC: {}", args->message); }
@@ -110,8 +111,7 @@ void GrpcServer::shutdown(std::chrono::milliseconds timeout) {
 
 size_t max_message_bytes(int64_t context_tokens) {
   constexpr int64_t kFloor = int64_t{4} << 20, kCeiling = int64_t{256} << 20;
-  return static_cast<size_t>(
-      std::clamp(context_tokens * kMessageBytesPerToken, kFloor, kCeiling));
+  return static_cast<size_t>(std::clamp(context_tokens * kMessageBytesPerToken, kFloor, kCeiling));
 }
 
 }  // namespace shoal

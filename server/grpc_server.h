@@ -1,5 +1,6 @@
-// The listening gRPC server: shoal.v1.Inference, grpc.health.v1 for "" and "shoal.v1.Inference", and
-// reflection. Construction binds, so that a port in use is known before a model is loaded. Thread-safe.
+// The listening gRPC server: shoal.v1.Inference, grpc.health.v1 for "" and "shoal.v1.Inference",
+// and reflection. Construction binds, so that a port in use is known before a model is loaded.
+// Thread-safe.
 #pragma once
 
 #include <chrono>
@@ -17,7 +18,7 @@ namespace shoal {
 
 struct GrpcServerOptions {
   std::string host = "127.0.0.1";
-  int port = 0;  // 0: any free one
+  int port = 0;         // 0: any free one
   std::string api_key;  // with a key there is no reflection: it could not ask for the key
   size_t max_message_bytes = size_t{4} << 20;
   int max_streams = 4096;  // of one connection

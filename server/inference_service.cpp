@@ -41,8 +41,8 @@ CallStatus guarded(Work&& work) {
 bool same_key(const std::string& given, const std::string& key) {
   unsigned difference = given.size() == key.size() ? 0 : 1;
   for (size_t i = 0; i < given.size(); ++i) {
-    difference |= static_cast<unsigned char>(given[i]) ^
-                  static_cast<unsigned char>(key[i % key.size()]);
+    difference |=
+        static_cast<unsigned char>(given[i]) ^ static_cast<unsigned char>(key[i % key.size()]);
   }
   return difference == 0;
 }
@@ -85,8 +85,8 @@ class RefusedStream : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void OnDone() override { delete this; }
 };
 
-// One call's stream: takes updates of the call while gRPC has written the last one. Owns itself until
-// gRPC is done with it.
+// One call's stream: takes updates of the call while gRPC has written the last one. Owns itself
+// until gRPC is done with it.
 template <typename Response>
 class CallStream : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                    public std::enable_shared_from_this<CallStream<Response>> {
@@ -182,32 +182,28 @@ class InferenceService final : public RawInference {
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Chat(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* bytes) override {
-    return open<v1::ChatResponse>(context, [&] {
-      return front_end_.chat(parse<v1::ChatRequest>(*bytes));
-    });
+    return open<v1::ChatResponse>(context,
+                                  [&] { return front_end_.chat(parse<v1::ChatRequest>(*bytes)); });
   }
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Complete(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* bytes) override {
-    return open<v1::CompleteResponse>(context, [&] {
-      return front_end_.complete(parse<v1::CompleteRequest>(*bytes));
-    });
+    return open<v1::CompleteResponse>(
+        context, [&] { return front_end_.complete(parse<v1::CompleteRequest>(*bytes)); });
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* bytes,
                                      grpc::ByteBuffer* reply) override {
-    return answer(context, reply, [&] {
-      return front_end_.tokenize(parse<v1::TokenizeRequest>(*bytes));
-    });
+    return answer(context, reply,
+                  [&] { return front_end_.tokenize(parse<v1::TokenizeRequest>(*bytes)); });
   }
 
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* bytes,
                                        grpc::ByteBuffer* reply) override {
-    return answer(context, reply, [&] {
-      return front_end_.detokenize(parse<v1::DetokenizeRequest>(*bytes));
-    });
+    return answer(context, reply,
+                  [&] { return front_end_.detokenize(parse<v1::DetokenizeRequest>(*bytes)); });
   }
 
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
@@ -224,7 +220,8 @@ class InferenceService final : public RawInference {
 
  private:
   template <typename Response, typename Make>
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* open(grpc::CallbackServerContext* context, Make make) {
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* open(grpc::CallbackServerContext* context,
+                                                   Make make) {
     std::shared_ptr<Call> call;
     const CallStatus status = guarded([&] {
       check_key(*context, api_key_);
@@ -237,7 +234,8 @@ class InferenceService final : public RawInference {
       }
       return new RefusedStream(to_grpc(status));
     }
-    const auto stream = std::make_shared<CallStream<Response>>(context, front_end_, std::move(call));
+    const auto stream =
+        std::make_shared<CallStream<Response>>(context, front_end_, std::move(call));
     stream->begin();
     return stream.get();  // keeps itself
   }

@@ -1,4 +1,5 @@
-// The `shoal` command: command line in, exit code out. The only place that turns an error into an exit:
+// The `shoal` command: command line in, exit code out. The only place that turns an error into an
+// exit:
 //   0 fine, 1 the command's own failure, 2 bad input (flag, file, request), 3 device fault, 4 bug.
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -42,7 +43,7 @@ int fail(int code, const std::string& message) {
 
 int run(int argc, char** argv) {
   CLI::App app{"Serves DeepSeek models, and dense models distilled from them, over gRPC.", "shoal"};
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is told apart from a wrong one below
   app.set_version_flag("--version", std::string("shoal ") + SHOAL_VERSION);
   app.footer("Every flag has an environment variable: --max-model-len is SHOAL_MAX_MODEL_LEN.");
   bool show_config = false;
@@ -55,7 +56,8 @@ int run(int argc, char** argv) {
       ->configurable(false);
 
   ChatOptions chat_options;
-  CLI::App* chat = app.add_subcommand("chat", "Ask a running server: once, in a pipe, or a session");
+  CLI::App* chat =
+      app.add_subcommand("chat", "Ask a running server: once, in a pipe, or a session");
   add_chat_flags(*chat, chat_options);
 
   LogitsOptions logits_options;
@@ -80,6 +82,9 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
+  }
+  if (app.get_subcommands().empty()) {
+    return fail(kInvalidInput, "a command is missing: serve, chat, logits, inspect or version");
   }
 
   log_to_stderr();

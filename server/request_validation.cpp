@@ -52,7 +52,8 @@ int32_t check_int(const char* field, int32_t value, int64_t low, int64_t high) {
 
 void check_id(const std::string& field, int32_t id, int32_t vocab_size) {
   if (id < 0 || id >= vocab_size) {
-    throw_invalid("{} has token id {}; ids of this model are in [0, {}]", field, id, vocab_size - 1);
+    throw_invalid("{} has token id {}; ids of this model are in [0, {}]", field, id,
+                  vocab_size - 1);
   }
 }
 
@@ -64,15 +65,15 @@ void check_floats(const v1::SamplingParams& in, const GenerationDefaults& defaul
                                                  : defaults.temperature.value_or(1.0f);
   check_range("temperature", temperature, 0, kMaxTemperature);
   out->temperature = temperature == 0 ? 0 : std::max(temperature, kMinTemperature);
-  out->top_p = check_open_range(
-      "top_p", in.has_top_p() ? in.top_p() : defaults.top_p.value_or(1.0f), 1);
+  out->top_p =
+      check_open_range("top_p", in.has_top_p() ? in.top_p() : defaults.top_p.value_or(1.0f), 1);
   out->min_p =
       check_range("min_p", in.has_min_p() ? in.min_p() : defaults.min_p.value_or(0.0f), 0, 1);
-  out->repetition_penalty = check_open_range(
-      "repetition_penalty",
-      in.has_repetition_penalty() ? in.repetition_penalty()
-                                  : defaults.repetition_penalty.value_or(1.0f),
-      100);
+  out->repetition_penalty =
+      check_open_range("repetition_penalty",
+                       in.has_repetition_penalty() ? in.repetition_penalty()
+                                                   : defaults.repetition_penalty.value_or(1.0f),
+                       100);
   out->presence_penalty = check_range("presence_penalty", in.presence_penalty(), -2, 2);
   out->frequency_penalty = check_range("frequency_penalty", in.frequency_penalty(), -2, 2);
 }
@@ -110,8 +111,8 @@ void check_biases(const v1::SamplingParams& in, int32_t vocab_size, SamplingPara
 
 void check_tool_calls(const v1::Message& message, int index) {
   if (message.tool_calls_size() > 0 && message.role() != "assistant") {
-    throw_invalid("messages[{}].tool_calls is set for role {}; only an assistant makes calls", index,
-                  shown(message.role()));
+    throw_invalid("messages[{}].tool_calls is set for role {}; only an assistant makes calls",
+                  index, shown(message.role()));
   }
   if (message.tool_calls_size() > kMaxTools) {
     throw_invalid("messages[{}].tool_calls has {} entries; at most {} are allowed", index,
@@ -134,8 +135,8 @@ CallSampling check_sampling(const v1::SamplingParams& in, const GenerationDefaul
   CallSampling out;
   SamplingParams& params = out.params;
   check_floats(in, defaults, &params);
-  const int32_t top_k = check_int("top_k", in.has_top_k() ? in.top_k() : defaults.top_k.value_or(0),
-                                  -1, INT32_MAX);
+  const int32_t top_k =
+      check_int("top_k", in.has_top_k() ? in.top_k() : defaults.top_k.value_or(0), -1, INT32_MAX);
   params.top_k = top_k <= 0 || top_k >= limits.vocab_size ? 0 : top_k;  // all tokens: off
   out.n = in.has_n() ? check_int("n", in.n(), 1, kMaxSamples) : 1;
   out.has_seed = in.has_seed();
@@ -176,7 +177,8 @@ void fit_to_context(CallSampling* sampling, int64_t prompt_tokens, const Request
         params.max_tokens, prompt_tokens, limits.max_model_len, room);
   }
   if (params.min_tokens > room) {
-    throw_invalid("sampling.min_tokens is {}; prompt and context leave {}", params.min_tokens, room);
+    throw_invalid("sampling.min_tokens is {}; prompt and context leave {}", params.min_tokens,
+                  room);
   }
   const int64_t per_token = int64_t{sampling->n} * (1 + std::max(params.num_logprobs, 0));
   if (!given) {
@@ -199,7 +201,8 @@ void check_prompt_bytes(size_t bytes, size_t longest_token, const RequestLimits&
 void check_token_ids(const google::protobuf::RepeatedField<int32_t>& ids, const char* field,
                      int32_t vocab_size) {
   for (int i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocab_size) check_id(fmt::format("{}[{}]", field, i), ids[i], vocab_size);
+    if (ids[i] < 0 || ids[i] >= vocab_size)
+      check_id(fmt::format("{}[{}]", field, i), ids[i], vocab_size);
   }
 }
 

@@ -1,5 +1,6 @@
 // Every rule about a request, checked before anything is allocated for it. All functions throw
-// InvalidInput with one line that names the field, its value and what is allowed. Pure; thread-safe.
+// InvalidInput with one line that names the field, its value and what is allowed. Pure;
+// thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@
 
 namespace shoal {
 
-inline constexpr int32_t kMaxSamples = 64;            // n
+inline constexpr int32_t kMaxSamples = 64;  // n
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;
 inline constexpr int kMaxStopTokenIds = 64;

@@ -1,6 +1,6 @@
-// From the tokens of one sample to what its client sees: text in whole characters, reasoning apart from
-// content, stop strings, log probabilities, counts.
-// One per sample; not thread-safe. The tokenizer must outlive it.
+// From the tokens of one sample to what its client sees: text in whole characters, reasoning apart
+// from content, stop strings, log probabilities, counts. One per sample; not thread-safe. The
+// tokenizer must outlive it.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,8 @@ class SequenceOutput {
  public:
   SequenceOutput(const Tokenizer& tokenizer, const CallSampling& sampling, OutputFormat format);
 
-  // Takes one event, without error, of a sample that is not finished; adds what it gives to `delta`.
+  // Takes one event, without error, of a sample that is not finished; adds what it gives to
+  // `delta`.
   void push(const TokenEvent& event, OutputDelta* delta);
   // After a stop string the engine does not know yet that the sample ended: it must be cancelled.
   bool finished() const { return finished_; }
@@ -51,7 +52,7 @@ class SequenceOutput {
 
  private:
   void add_token(int32_t id, bool is_text, OutputDelta* delta);
-  void add_text(std::string text, OutputDelta* delta);   // through the stop matcher
+  void add_text(std::string text, OutputDelta* delta);     // through the stop matcher
   void show(const std::string& text, OutputDelta* delta);  // through the reasoning parser
   void finish(FinishReason reason, OutputDelta* delta);
 

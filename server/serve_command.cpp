@@ -21,7 +21,8 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// How often stalled streams and the statistics are looked at; once a second costs an idle server nothing.
+// How often stalled streams and the statistics are looked at; once a second costs an idle server
+// nothing.
 constexpr milliseconds kTick{1000};
 // While the model loads: what makes a bar move.
 constexpr milliseconds kLoadTick{200};

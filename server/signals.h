@@ -1,5 +1,5 @@
-// Signals (SIGTERM, SIGINT) as something to wait for. The handler only writes to a pipe. One at a time in a
-// process; the former handlers come back with the destructor.
+// Signals (SIGTERM, SIGINT) as something to wait for. The handler only writes to a pipe. One at a
+// time in a process; the former handlers come back with the destructor.
 #pragma once
 
 #include <signal.h>
@@ -16,8 +16,8 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
-  // Sleeps until a signal comes, wake() is called or the time has passed; returns how many signals have
-  // come since construction.
+  // Sleeps until a signal comes, wake() is called or the time has passed; returns how many signals
+  // have come since construction.
   int wait(std::chrono::milliseconds timeout);
   int count() const;
   void wake();  // any thread

@@ -34,10 +34,9 @@ void LoadProgressLog::update(const EngineStatus& status) {
   last_tenth_ = tenth;
   const double rate = status.bytes_read / std::max(seconds_since(start_), 1e-3);
   const double rest = rate > 0 ? (status.bytes_total - status.bytes_read) / rate : 0;
-  const std::string text =
-      fmt::format("{:3.0f} % | {}/{} | {}/s | ETA {:.0f} s", share * 100,
-                  bytes_text(status.bytes_read), bytes_text(status.bytes_total),
-                  bytes_text(static_cast<uint64_t>(rate)), rest);
+  const std::string text = fmt::format(
+      "{:3.0f} % | {}/{} | {}/s | ETA {:.0f} s", share * 100, bytes_text(status.bytes_read),
+      bytes_text(status.bytes_total), bytes_text(static_cast<uint64_t>(rate)), rest);
   if (!terminal_) {
     spdlog::info("Loading checkpoint: {}", text);
     return;
@@ -58,7 +57,8 @@ void log_ready(const EngineStatus& status) {
   spdlog::info("Model loading took {} and {:.2f} s", bytes_text(status.weight_bytes),
                status.load_seconds);
   for (const std::string& rank : status.ranks) spdlog::info("{}", rank);
-  spdlog::info("KV cache size: {} tokens ({})", status.kv_tokens, bytes_text(status.kv_cache_bytes));
+  spdlog::info("KV cache size: {} tokens ({})", status.kv_tokens,
+               bytes_text(status.kv_cache_bytes));
   spdlog::info("Maximum concurrency for {} tokens per request: {:.2f}x", status.max_model_len,
                status.max_model_len > 0
                    ? static_cast<double>(status.kv_tokens) / status.max_model_len

@@ -71,7 +71,8 @@ void parse_message(const std::string& bytes, google::protobuf::Message* message)
   throw_invalid("the request is no {}", message->GetTypeName());
 }
 
-bool fill_response(const FrontEnd& front_end, const CallUpdate& update, v1::ChatResponse* response) {
+bool fill_response(const FrontEnd& front_end, const CallUpdate& update,
+                   v1::ChatResponse* response) {
   for (const OutputDelta& delta : update.outputs) {
     if (delta.content.empty() && delta.reasoning.empty() && delta.logprobs.empty() &&
         delta.finish_reason == FinishReason::kNone) {

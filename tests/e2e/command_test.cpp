@@ -1,6 +1,6 @@
 // `shoal` started wrongly, and ended rightly.
-#include <catch2/catch.hpp>
 #include <signal.h>
+#include <catch2/catch.hpp>
 
 #include "tests/e2e/server_process.h"
 

@@ -1,7 +1,8 @@
 // The real thing: `shoal serve` of the demo model on two ranks, and real gRPC clients.
-#include <catch2/catch.hpp>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <signal.h>
+#include <catch2/catch.hpp>
 
 #include <chrono>
 #include <functional>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "shoal/v1/inference.grpc.pb.h"
@@ -155,8 +157,8 @@ TEST_CASE("health and reflection answer") {
         std::string("\x08\x01"));
   CHECK(raw_call("/grpc.health.v1.Health/Check", "\x0a\x04none").empty());
   // ServerReflectionRequest{list_services = 7: string}.
-  const std::string services = raw_call(
-      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "\x3a\x01*");
+  const std::string services =
+      raw_call("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "\x3a\x01*");
   CHECK_THAT(services, Contains("shoal.v1.Inference") && Contains("grpc.health.v1.Health"));
 }
 
@@ -183,24 +185,28 @@ TEST_CASE("bad input gets one clear line and leaves the server serving") {
   const std::vector<Row> table = {
       {"messages is empty", [](auto& r) { r.clear_messages(); }},
       {"messages[0].role", [](auto& r) { r.mutable_messages(0)->set_role("robot"); }},
-      {"context", [](auto& r) {
+      {"context",
+       [](auto& r) {
          std::string text;
          for (int i = 0; i < 20000; ++i) text += std::to_string(i) + " ";
          r.mutable_messages(0)->set_content(text);
        }},
       {"max_tokens is 0", [](auto& r) { r.mutable_sampling()->set_max_tokens(0); }},
       {"max_tokens is -7", [](auto& r) { r.mutable_sampling()->set_max_tokens(-7); }},
-      {"max_tokens is 2147483647", [](auto& r) { r.mutable_sampling()->set_max_tokens(INT32_MAX); }},
+      {"max_tokens is 2147483647",
+       [](auto& r) { r.mutable_sampling()->set_max_tokens(INT32_MAX); }},
       {"temperature is nan", [](auto& r) { r.mutable_sampling()->set_temperature(kNan); }},
       {"top_p is 2", [](auto& r) { r.mutable_sampling()->set_top_p(2); }},
       {"n is 10000", [](auto& r) { r.mutable_sampling()->set_n(10000); }},
       {"logit_bias", [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[1 << 30] = 1; }},
       {"stop_token_ids", [](auto& r) { r.mutable_sampling()->add_stop_token_ids(151645); }},
-      {"stop has 1000", [](auto& r) {
+      {"stop has 1000",
+       [](auto& r) {
          for (int i = 0; i < 1000; ++i) r.mutable_sampling()->add_stop("x");
        }},
       {"not valid UTF-8", [](auto& r) { r.mutable_messages(0)->set_content("\xc3\x28"); }},
-      {"larger than max", [](auto& r) { r.mutable_messages(0)->set_content(std::string(10 << 20, 'x')); },
+      {"larger than max",
+       [](auto& r) { r.mutable_messages(0)->set_content(std::string(10 << 20, 'x')); },
        grpc::StatusCode::RESOURCE_EXHAUSTED},
   };
   const auto stub = new_stub();
@@ -267,8 +273,8 @@ TEST_CASE("500 clients at once all get their answer") {
   for (int i = 0; i < kClients; ++i) {
     pending.push_back(std::make_unique<Pending>());
     Pending& call = *pending.back();
-    call.reader = stub->AsyncChat(&call.context, question("Question " + std::to_string(i), 4),
-                                  &queue, &call);
+    call.reader =
+        stub->AsyncChat(&call.context, question("Question " + std::to_string(i), 4), &queue, &call);
   }
   int done = 0, right = 0;
   void* tag;
@@ -286,6 +292,37 @@ TEST_CASE("500 clients at once all get their answer") {
     }
   }
   CHECK(right == kClients);
+}
+
+TEST_CASE("a stream goes on, token for token, after its ranks were killed") {
+  const auto stub = new_stub();
+  v1::ChatRequest request = question("Count as far as you can", 1200);
+  request.mutable_sampling()->set_temperature(0);
+  request.mutable_sampling()->set_ignore_eos(true);
+  const Answer expected = chat(stub.get(), request);
+  REQUIRE(expected.status.ok());
+  const int restarts = server_status().engine_restarts();
+
+  grpc::ClientContext context;
+  context.set_deadline(system_clock::now() + kPatience);
+  const auto reader = stub->Chat(&context, request);
+  v1::ChatResponse response;
+  std::string text;
+  bool killed = false;
+  while (reader->Read(&response)) {
+    for (const v1::ChatOutput& output : response.outputs()) {
+      text += output.reasoning_content() + output.content();
+    }
+    if (!std::exchange(killed, true)) {
+      kill(descendants(DemoServer::instance().process.pid()).back(), SIGKILL);
+    }
+  }
+  const grpc::Status status = reader->Finish();
+  INFO(status.error_message());
+  REQUIRE(status.ok());
+  CHECK(text == expected.text);
+  CHECK(response.usage().completion_tokens() == 1200);
+  CHECK(server_status().engine_restarts() == restarts + 1);
 }
 
 TEST_CASE("an idle server sleeps") {

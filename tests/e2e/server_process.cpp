@@ -19,6 +19,42 @@ namespace {
 // The load may share the machine with a build.
 constexpr int kReadySeconds = 120;
 
+struct ProcessUse {
+  pid_t parent = 0;
+  double seconds = 0;
+};
+
+std::map<pid_t, ProcessUse> all_processes() {
+  std::map<pid_t, ProcessUse> processes;
+  for (const auto& folder : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = folder.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(folder.path() / "stat");
+    std::string text{std::istreambuf_iterator<char>(file), {}};
+    const size_t end = text.rfind(')');  // the name before it may hold anything
+    if (end == std::string::npos) continue;
+    std::istringstream fields(text.substr(end + 1));
+    std::string field;
+    ProcessUse use;
+    for (int i = 3; i <= 15 && fields >> field; ++i) {  // proc(5): 4 ppid, 14 utime, 15 stime
+      if (i == 4) use.parent = std::stoi(field);
+      if (i >= 14) use.seconds += std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
+    }
+    processes[std::stoi(name)] = use;
+  }
+  return processes;
+}
+
+// A process descends from itself, too.
+bool descends_from(const std::map<pid_t, ProcessUse>& processes, pid_t pid, pid_t ancestor) {
+  while (pid != ancestor) {
+    const auto it = processes.find(pid);
+    if (it == processes.end() || pid <= 1) return false;
+    pid = it->second.parent;
+  }
+  return true;
+}
+
 }  // namespace
 
 ShoalProcess::ShoalProcess(const std::vector<std::string>& args) {
@@ -105,33 +141,20 @@ std::string ShoalProcess::output() {
   return all;
 }
 
-double cpu_seconds(pid_t pid) {
-  struct Entry {
-    pid_t parent = 0;
-    double seconds = 0;
-  };
-  std::map<pid_t, Entry> processes;
-  for (const auto& folder : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = folder.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(folder.path() / "stat");
-    std::string text{std::istreambuf_iterator<char>(file), {}};
-    const size_t end = text.rfind(')');  // the name before it may hold anything
-    if (end == std::string::npos) continue;
-    std::istringstream fields(text.substr(end + 1));
-    std::string field;
-    Entry entry;
-    for (int i = 3; i <= 15 && fields >> field; ++i) {  // proc(5): 4 ppid, 14 utime, 15 stime
-      if (i == 4) entry.parent = std::stoi(field);
-      if (i >= 14) entry.seconds += std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
-    }
-    processes[std::stoi(name)] = entry;
+std::vector<pid_t> descendants(pid_t pid) {
+  const std::map<pid_t, ProcessUse> processes = all_processes();
+  std::vector<pid_t> found;
+  for (const auto& [id, use] : processes) {
+    if (id != pid && descends_from(processes, id, pid)) found.push_back(id);
   }
+  return found;
+}
+
+double cpu_seconds(pid_t pid) {
+  const std::map<pid_t, ProcessUse> processes = all_processes();
   double total = 0;
-  for (const auto& [id, entry] : processes) {
-    pid_t ancestor = id;
-    while (ancestor != pid && ancestor > 1) ancestor = processes[ancestor].parent;
-    if (ancestor == pid) total += entry.seconds;
+  for (const auto& [id, use] : processes) {
+    if (descends_from(processes, id, pid)) total += use.seconds;
   }
   return total;
 }

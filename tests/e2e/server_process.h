@@ -42,6 +42,9 @@ class ShoalProcess {
   int code_ = -1;
 };
 
+// Children of a process, their children, and so on.
+std::vector<pid_t> descendants(pid_t pid);
+
 // Processor seconds that a process and all its descendants have used.
 double cpu_seconds(pid_t pid);
 

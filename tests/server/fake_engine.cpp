@@ -113,8 +113,8 @@ bool FakeEngine::step(Live* live, TokenEvent* event) {
     return true;
   }
   const SamplingParams& sampling = live->request.sampling;
-  const bool ends = !live->answer.empty() &&
-                    live->emitted == static_cast<int32_t>(live->answer.size());
+  const bool ends =
+      !live->answer.empty() && live->emitted == static_cast<int32_t>(live->answer.size());
   event->token = ends                   ? live->end_token
                  : live->answer.empty() ? live->request.tokens.back()
                                         : live->answer[live->emitted];

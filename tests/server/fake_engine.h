@@ -1,5 +1,5 @@
-// An EngineClient without ranks: emits scripted tokens, one for each live request and step, on a thread
-// of its own, and does with cancels and ends what the real one promises.
+// An EngineClient without ranks: emits scripted tokens, one for each live request and step, on a
+// thread of its own, and does with cancels and ends what the real one promises.
 #pragma once
 
 #include <atomic>

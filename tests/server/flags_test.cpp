@@ -18,8 +18,7 @@ struct ServeLine {
   }
   void parse(std::vector<const char*> words) {
     words.insert(words.begin(), "shoal");
-    std::vector<std::string> args =
-        normalise_args(static_cast<int>(words.size()), words.data());
+    std::vector<std::string> args = normalise_args(static_cast<int>(words.size()), words.data());
     std::reverse(args.begin(), args.end());
     app.parse(std::move(args));
   }
@@ -35,8 +34,9 @@ struct Variable {
 
 TEST_CASE("flags have vLLM's names and spellings", "[flags]") {
   ServeLine line;
-  line.parse({"--model", "org/name", "-tp", "3", "--max_model_len=4096", "--no-enable-prefix-caching",
-              "--kv-cache-memory", "2GiB", "--host", "0.0.0.0", "--enable-dp-attention"});
+  line.parse({"--model", "org/name", "-tp", "3", "--max_model_len=4096",
+              "--no-enable-prefix-caching", "--kv-cache-memory", "2GiB", "--host", "0.0.0.0",
+              "--enable-dp-attention"});
   CHECK(line.options.engine.model == "org/name");
   CHECK(line.options.engine.tensor_parallel_size == 3);
   CHECK(line.options.engine.max_model_len == 4096);

@@ -53,17 +53,28 @@ TEST_CASE("a wrong sampling field is refused by name", "[validation]") {
       {"min_tokens is 11", [](auto& p) { p.set_max_tokens(10), p.set_min_tokens(11); }},
       {"logprobs is -1", [](auto& p) { p.set_logprobs(-1); }},
       {"logprobs is 21", [](auto& p) { p.set_logprobs(21); }},
-      {"stop has 1000 strings", [](auto& p) { for (int i = 0; i < 1000; ++i) p.add_stop("x"); }},
+      {"stop has 1000 strings",
+       [](auto& p) {
+         for (int i = 0; i < 1000; ++i) p.add_stop("x");
+       }},
       {"stop[1] has 0 bytes", [](auto& p) { p.add_stop("x"), p.add_stop(""); }},
       {"stop[0] has 1000000 bytes", [](auto& p) { p.add_stop(std::string(1000000, 'x')); }},
-      {"stop_token_ids has 65 ids", [](auto& p) { for (int i = 0; i < 65; ++i) p.add_stop_token_ids(i % 50); }},
+      {"stop_token_ids has 65 ids",
+       [](auto& p) {
+         for (int i = 0; i < 65; ++i) p.add_stop_token_ids(i % 50);
+       }},
       {"stop_token_ids[0] has token id 50", [](auto& p) { p.add_stop_token_ids(50); }},
-      {"stop_token_ids[1] has token id -1", [](auto& p) { p.add_stop_token_ids(3), p.add_stop_token_ids(-1); }},
+      {"stop_token_ids[1] has token id -1",
+       [](auto& p) { p.add_stop_token_ids(3), p.add_stop_token_ids(-1); }},
       {"logit_bias has token id 50", [](auto& p) { (*p.mutable_logit_bias())[50] = 1; }},
-      {"logit_bias has token id -2147483648", [](auto& p) { (*p.mutable_logit_bias())[INT32_MIN] = 1; }},
+      {"logit_bias has token id -2147483648",
+       [](auto& p) { (*p.mutable_logit_bias())[INT32_MIN] = 1; }},
       {"logit_bias[3] is nan", [](auto& p) { (*p.mutable_logit_bias())[3] = kNan; }},
       {"logit_bias[3] is 101", [](auto& p) { (*p.mutable_logit_bias())[3] = 101; }},
-      {"logit_bias has 1025 entries", [](auto& p) { for (int i = 0; i < 1025; ++i) (*p.mutable_logit_bias())[i] = 0; }},
+      {"logit_bias has 1025 entries",
+       [](auto& p) {
+         for (int i = 0; i < 1025; ++i) (*p.mutable_logit_bias())[i] = 0;
+       }},
   };
   for (const BadSampling& row : table) {
     v1::SamplingParams params;
@@ -161,7 +172,8 @@ TEST_CASE("messages, tools and template variables are checked", "[validation]") 
   request.add_messages()->set_role("user");
   REQUIRE_NOTHROW(check_messages(request.messages()));
   request.add_messages()->set_role("robot\n");
-  REQUIRE_THROWS_WITH(check_messages(request.messages()), Contains("messages[1].role is \"robot \""));
+  REQUIRE_THROWS_WITH(check_messages(request.messages()),
+                      Contains("messages[1].role is \"robot \""));
   request.mutable_messages(1)->set_role("user");
   v1::ToolCall* call = request.mutable_messages(1)->add_tool_calls();
   call->set_name("f");

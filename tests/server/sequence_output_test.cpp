@@ -20,7 +20,8 @@ OutputDelta feed(const std::vector<int32_t>& ids, const TokenEvent& end, Sequenc
   return all;
 }
 
-OutputDelta run(const CallSampling& sampling, OutputFormat format, const std::vector<int32_t>& ids) {
+OutputDelta run(const CallSampling& sampling, OutputFormat format,
+                const std::vector<int32_t>& ids) {
   SequenceOutput sequence(test_tokenizer(), sampling, format);
   TokenEvent end;
   end.token = kTestEnd;

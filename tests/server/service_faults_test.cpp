@@ -19,7 +19,8 @@ TEST_CASE("a wrong request is refused by name and the next one served", "[servic
   const std::vector<Row> table = {
       {"messages is empty", [](auto& r) { r.clear_messages(); }},
       {"messages[0].role", [](auto& r) { r.mutable_messages(0)->set_role("robot"); }},
-      {"the prompt has", [](auto& r) {
+      {"the prompt has",
+       [](auto& r) {
          std::string text;
          for (int i = 0; i < 600; ++i) text += " many different words";
          r.mutable_messages(0)->set_content(text);
@@ -63,7 +64,8 @@ TEST_CASE("text that is not UTF-8 is refused by name", "[service][bad-input]") {
   fixture.answer_with("Hi");
   const auto answer = fixture.chat(fixture.question("a\xff\xfe"));
   CHECK(answer.status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
-  CHECK_THAT(answer.status.error_message(), Contains("shoal.v1.Message.content is not valid UTF-8"));
+  CHECK_THAT(answer.status.error_message(),
+             Contains("shoal.v1.Message.content is not valid UTF-8"));
   CHECK(fixture.chat(fixture.question("Hello")).content == "Hi");
 }
 
@@ -178,7 +180,8 @@ TEST_CASE("500 clients at once all get their answer", "[service]") {
       call->finishing = true;
       call->reader->Finish(&call->status, call);
     } else {
-      for (const v1::ChatOutput& output : call->response.outputs()) call->content += output.content();
+      for (const v1::ChatOutput& output : call->response.outputs())
+        call->content += output.content();
       call->response.Clear();
       call->reader->Read(&call->response, call);
     }

@@ -21,7 +21,8 @@ TEST_CASE("an answer streams as deltas, with usage at the end", "[service]") {
   CHECK(answer.messages > 1);
   CHECK(answer.usage.prompt_tokens() ==
         static_cast<int32_t>(test_ids("user: Hello\nassistant: ").size()));
-  CHECK(answer.usage.completion_tokens() == static_cast<int32_t>(test_ids(answer.content).size()) + 1);
+  CHECK(answer.usage.completion_tokens() ==
+        static_cast<int32_t>(test_ids(answer.content).size()) + 1);
   CHECK(answer.usage.cached_tokens() == 1);
   CHECK(answer.last.model() == "test/model");
   CHECK_THAT(answer.last.id(), Contains("chat-"));
