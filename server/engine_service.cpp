@@ -96,9 +96,9 @@ class EngineService::Impl final : public pb::Engine::Service {
     engine_ = nullptr;
   }
 
+  // Also waits for a front end that is about to connect, when there is something to say.
   void flush() {
     std::unique_lock lock(mutex_);
-    if (!open_) return;
     changed_.wait_for(lock, kLongestFlush,
                       [&] { return broken_ || (outgoing_.empty() && !writing_); });
   }
@@ -136,11 +136,7 @@ class EngineService::Impl final : public pb::Engine::Service {
       writing_ = true;
       lock.unlock();
       bool ok = true;
-      for (size_t i = 0; ok && i < batch.size(); ++i) {
-        grpc::WriteOptions options;
-        if (i + 1 < batch.size()) options.set_buffer_hint();
-        ok = stream.Write(batch[i], options);
-      }
+      for (size_t i = 0; ok && i < batch.size(); ++i) ok = stream.Write(batch[i]);
       lock.lock();
       writing_ = false;
       if (!ok) broken_ = true;

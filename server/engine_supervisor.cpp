@@ -30,6 +30,7 @@ using Stream = grpc::ClientReaderWriter<pb::ToEngine, pb::FromEngine>;
 
 constexpr int kInvalidInputExit = 2;
 constexpr std::chrono::milliseconds kRestartPause{500};
+constexpr std::chrono::milliseconds kSocketPoll{10};
 // From the end of the conversation to the end of the processes: mpirun takes a moment to notice.
 constexpr std::chrono::milliseconds kLongestExit{3000};
 
@@ -59,7 +60,7 @@ std::unique_ptr<pb::Engine::Stub> connect(const std::string& socket_path) {
   arguments.SetMaxReceiveMessageSize(-1);
   // The socket is there a fraction of a second after the process.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 250);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   return pb::Engine::NewStub(grpc::CreateCustomChannel(
@@ -345,12 +346,10 @@ class EngineSupervisor::Impl {
       if (life_ended_) return;
       std::deque<pb::ToEngine> batch = std::exchange(outgoing_, {});
       lock.unlock();
-      for (size_t i = 0; i < batch.size(); ++i) {
-        grpc::WriteOptions options;
-        if (i + 1 < batch.size()) options.set_buffer_hint();
+      for (const pb::ToEngine& message : batch) {
         // What cannot be written any more is in the journal.
-        if (!stream.Write(batch[i], options)) return;
-        if (batch[i].has_shutdown()) stream.WritesDone();
+        if (!stream.Write(message)) return;
+        if (message.has_shutdown()) stream.WritesDone();
       }
       lock.lock();
     }
@@ -387,6 +386,8 @@ class EngineSupervisor::Impl {
                                      output.exited(exit);
                                      context.TryCancel();  // also while it waits for the socket
                                    }});
+      // A first attempt before the socket is there would wait for gRPC's timers.
+      while (!std::filesystem::exists(socket_path) && !processes.wait(kSocketPoll)) continue;
       const auto stub = connect(socket_path);
       const std::unique_ptr<Stream> stream = stub->Run(&context);
       std::thread writer([&] { write_all(*stream); });
