@@ -65,7 +65,7 @@ cmake --preset release >"$logs/configure.log" 2>&1 ||
   die "configuring failed: $(grep -m1 -A2 'CMake Error' "$logs/configure.log" | tr -s '\n ' ' ')" \
     "(log: $logs/configure.log)"
 cmake --build "$build" --target shoal -j "$(build_jobs)" 2>&1 | tee "$logs/build.log" | show_progress ||
-  die "building failed: $(grep -m1 -E 'error|FAILED' "$logs/build.log") (log: $logs/build.log)"
+  die "building failed: $(grep -m1 -E 'error: |undefined reference|^FAILED' "$logs/build.log") (log: $logs/build.log)"
 echo "      built in $((SECONDS - start)) s"
 
 ranks=2
