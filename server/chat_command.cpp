@@ -81,11 +81,12 @@ v1::ChatRequest new_conversation(const ChatOptions& options) {
 }
 
 void print_stats(const ChatAnswer& answer) {
+  // Over the whole answer: the first message may bring several tokens, which would make a rate
+  // counted from there too good.
   const int32_t tokens = answer.usage.completion_tokens();
-  const double decoding = answer.total_seconds - answer.first_token_seconds;
   fmt::print(stderr, "[{} prompt tokens ({} cached), {} tokens, TTFT {:.3f} s, {:.1f} tokens/s]\n",
              answer.usage.prompt_tokens(), answer.usage.cached_tokens(), tokens,
-             answer.first_token_seconds, decoding > 0 ? (tokens - 1) / decoding : 0.0);
+             answer.first_token_seconds, tokens / answer.total_seconds);
 }
 
 // Asks the question that the request ends with, shows the answer and adds it to the conversation; a
