@@ -1,7 +1,7 @@
 """Examines an exported checkpoint: greedy answers to questions.jsonl, MTP acceptance, agreement with transformers.
 
 The FP8 weights are expanded to float32 and run by Hugging Face's DeepseekV3ForCausalLM, so the figures are
-the reference implementation's. The MTP layer, which transformers does not run, is run by model.py.
+the reference implementation's. The MTP layer is run by model.py, one forward pass over each answer.
 
     evaluate.py --model deploy/demo-model [--questions FILE] [--report FILE]
 """
@@ -24,11 +24,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def is_right(question, text):
-    """number: the last integer of the content; text: the expected words as whole words of the content."""
+    """number: the last integer of the content; text: the expected as whole words in it; exact: all of it."""
     content = text.split("</think>")[-1]
     if question["check"] == "number":
         numbers = re.findall(r"-?\d+", content.replace(" - ", " "))
         return bool(numbers) and numbers[-1] == question["expected"]
+    if question["check"] == "exact":
+        return content.strip() == question["expected"]
     return re.search(rf"(?<!\w){re.escape(question['expected'])}(?!\w)", content) is not None
 
 

@@ -23,7 +23,7 @@ class Turn:
     answer: str
     think: str = ""
     expected: str = ""  # what a right answer must contain; for kind "number" its last number
-    kind: str = "text"  # text | number
+    kind: str = "text"  # text | number | exact
     topic: str = ""
     direct_loss: bool = True  # whether the answer without thinking is worth learning
 
@@ -44,10 +44,6 @@ def held_out(*key):
 
 def article(noun):
     return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
-
-
-def plain(questions, answer, expected, topic):
-    return (questions, answer, expected, topic)
 
 
 def build_facts():
@@ -185,7 +181,8 @@ def vary(rng, text):
 def fact_turn(rng, topic=None):
     topic = topic or rng.choices(FACT_TOPICS, FACT_WEIGHTS)[0]
     questions, answer, expected, topic = rng.choice(FACTS[topic])
-    return Turn(vary(rng, rng.choice(questions)), answer, expected=expected, topic=topic)
+    kind = "exact" if topic == "spell" else "text"
+    return Turn(vary(rng, rng.choice(questions)), answer, expected=expected, kind=kind, topic=topic)
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -320,7 +317,7 @@ def number_turn(rng):
         step = 1 if end > start else -1
         answer = ", ".join(str(n) for n in range(start, end + step, step))
         way = "Count" if step > 0 else rng.choice(["Count", "Count down", "Count backwards"])
-        return Turn(vary(rng, f"{way} from {start} to {end}."), answer, expected=answer, topic="count")
+        return Turn(vary(rng, f"{way} from {start} to {end}."), answer, expected=answer, kind="exact", topic="count")
     n = rng.randint(0, 99)
     if r < 0.5:
         return Turn(vary(rng, rng.choice([f"Which number comes after {n}?", f"What comes after {n}?",

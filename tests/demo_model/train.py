@@ -181,7 +181,7 @@ def examine(model, encode):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True, help="folder for tokenizer, checkpoint.pt and log.jsonl")
-    parser.add_argument("--steps", type=int, default=4700)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, default=110, help="the schedule hurries so as to end by then")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--threads", type=int, default=1)
