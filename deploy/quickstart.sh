@@ -87,7 +87,7 @@ done
 echo "      ready on $address"
 
 step 5 "shoal chat \"$question\""
-"$shoal" chat --server "$address" "$question" | sed -u 's/^/      /' ||
+"$shoal" chat --server "$address" "$question" ||
   die "no answer (log: $logs/serve.log)"
 
 stop_server || die "the server did not end cleanly: $(tail -n 1 "$logs/serve.log") (log: $logs/serve.log)"
@@ -97,8 +97,8 @@ cat <<END
 Done in $SECONDS s. To go on, in one terminal:
   $shoal serve --model $model --tensor-parallel-size $ranks
 and in another:
-  $shoal chat                          # a session; Ctrl-C stops an answer, Ctrl-D ends it
-  $shoal chat "Plural of fox?"         # one question
+  $shoal chat                    # a session; Ctrl-C stops an answer, Ctrl-D ends it
+  $shoal chat "Plural of fox?"   # one question
   $shoal inspect --model $model
-  tests/run.sh                                              # every test
+  tests/run.sh                                   # every test
 END
