@@ -49,6 +49,7 @@ v1::GetModelResponse ChatClient::connect(const std::function<void(const std::str
     }
     if (!status.ok()) throw_invalid("{}: {}", server_, status.error_message());
   };
+  std::string told;  // the same state is not told twice: a pipe has no line to write over
   while (true) {
     v1::GetStatusResponse status;
     call(&v1::Inference::Stub::GetStatus, v1::GetStatusRequest(), &status);
@@ -56,7 +57,9 @@ v1::GetModelResponse ChatClient::connect(const std::function<void(const std::str
       throw_invalid("the server at {} is not serving: {}", server_, status.detail());
     }
     if (status.state() != v1::SERVER_STATE_LOADING) break;
-    on_wait(status.detail());
+    const std::string now = status.detail().empty() ? "starting its ranks" : status.detail();
+    if (now != told) on_wait(now);
+    told = now;
     std::this_thread::sleep_for(std::chrono::seconds(1));
   }
   v1::GetModelResponse model;

@@ -185,6 +185,8 @@ void add_logits_flags(CLI::App& app, LogitsOptions& o) {
   app.add_option("--chunk", o.chunk, "Prefill in pieces of so many tokens; 0: in one piece")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_option("--mtp-out", o.mtp_out,
+                 "NumPy file for the multi-token-prediction layer's logits: [tokens - 1, vocab_size]");
   app.add_flag("--absorbed", o.absorbed, "Use the absorbed form of MLA for the prompt too");
 }
 

@@ -81,23 +81,34 @@ class SingleSequence {
     for (int32_t i = 0; i < model.num_pages; ++i) pages_[i] = model.num_pages - 1 - i;
   }
   std::span<const float> run(std::span<const int32_t> tokens, bool absorbed, bool all_logits) {
+    const StepPlan plan = make_plan(tokens, absorbed, all_logits);
+    position_ += static_cast<int32_t>(tokens.size());
+    return model_.runner->run(plan);
+  }
+  // After a run() of all tokens but the last: what the multi-token-prediction layer makes of them.
+  std::span<const float> run_mtp(std::span<const int32_t> following) {
+    position_ = 0;
+    return model_.runner->run_mtp(make_plan(following, /*absorbed=*/false, /*all_logits=*/true));
+  }
+
+ private:
+  StepPlan make_plan(std::span<const int32_t> tokens, bool absorbed, bool all_logits) {
     StepPlan plan;
     plan.number = step_++;
     plan.exchange = exchange_;
     SequenceSlice slice;
     slice.first_position = position_;
     slice.tokens.assign(tokens.begin(), tokens.end());
-    position_ += static_cast<int32_t>(tokens.size());
     const int32_t page_size = model_.runner->page_size();
-    slice.pages.assign(pages_.begin(), pages_.begin() + (position_ + page_size - 1) / page_size);
+    const int32_t end = position_ + static_cast<int32_t>(tokens.size());
+    slice.pages.assign(pages_.begin(), pages_.begin() + (end + page_size - 1) / page_size);
     slice.absorbed = absorbed;
     slice.sample = true;
     slice.all_logits = all_logits;
     plan.slices.push_back(std::move(slice));
-    return model_.runner->run(plan);
+    return plan;
   }
 
- private:
   LoadedModel& model_;
   const ExpertExchange exchange_;
   std::vector<int32_t> pages_;
@@ -127,6 +138,7 @@ int run_logits(const LogitsOptions& options) {
   load.dtype = e.dtype;
   load.kv_cache_dtype = e.kv_cache_dtype;
   load.dp_attention = e.dp_attention;
+  load.load_mtp = !options.mtp_out.empty();
   load.page_size = e.page_size;
   load.max_model_len = length;
   load.max_num_seqs = 1;
@@ -136,6 +148,15 @@ int run_logits(const LogitsOptions& options) {
   for (int32_t token : tokens) {
     if (token < 0 || token >= vocab) {
       throw_invalid("--tokens: {} is not a token id; the vocabulary has {}", token, vocab);
+    }
+  }
+
+  if (load.load_mtp) {
+    if (model->model->mtp() == nullptr) {
+      throw_invalid("--mtp-out: the model has no multi-token-prediction layer");
+    }
+    if (options.greedy > 0 || options.chunk > 0 || tokens.size() < 2) {
+      throw_invalid("--mtp-out: give at least two tokens, and neither --greedy nor --chunk");
     }
   }
 
@@ -153,6 +174,14 @@ int run_logits(const LogitsOptions& options) {
     if (rank.rank() == 0) next = argmax(logits.last(vocab));
   }
   if (out) out->close();
+  if (!options.mtp_out.empty()) {
+    const std::span<const float> logits = sequence.run_mtp(std::span(tokens).subspan(1));
+    if (rank.rank() == 0) {
+      NpyWriter mtp_out(options.mtp_out, static_cast<int64_t>(tokens.size()) - 1, vocab);
+      mtp_out.append(logits);
+      mtp_out.close();
+    }
+  }
 
   std::vector<int32_t> greedy;
   for (int i = 0; i < options.greedy; ++i) {

@@ -14,6 +14,8 @@ struct LogitsOptions {
   std::string out;      // --out FILE.npy
   int greedy = 0;       // --greedy N: also print N greedily chosen tokens that follow
   int chunk = 0;        // --chunk C: prefill in pieces of C tokens (0: in one piece)
+  std::string mtp_out;  // --mtp-out FILE.npy: the multi-token-prediction layer's logits too, [tokens - 1,
+                        // vocab_size]: row i predicts token i + 2
   bool absorbed = false;  // --absorbed: the absorbed form of MLA for the prompt too
 };
 
