@@ -15,6 +15,8 @@ logs=$build/quickstart
 ready_within_s=120
 stop_within_s=40  # more than the server's own --drain-timeout
 
+# gRPC clients would ask an http_proxy for loopback too.
+export no_grpc_proxy=127.0.0.1,localhost
 cd "$root"
 mkdir -p "$logs"
 server_pid=

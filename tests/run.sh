@@ -26,6 +26,8 @@ echo "device: $(describe_device)"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
+# gRPC clients would ask an http_proxy for loopback too.
+export no_grpc_proxy=127.0.0.1,localhost
 
 build="$root/build/$preset"
 cmake -S "$root" --preset "$preset"
