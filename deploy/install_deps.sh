@@ -41,6 +41,6 @@ echo "packages: installing ${missing[*]}"
 log=$(mktemp -t shoal-apt.XXXXXX)
 start=$SECONDS
 { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } \
-  >"$log" 2>&1 </dev/null || die "apt-get failed: $(grep -m1 '^E:' "$log" || true) (log: $log)"
+  >"$log" 2>&1 </dev/null || die "apt-get failed: $(grep -m1 '^E:' "$log" || tail -n 1 "$log") (log: $log)"
 rm -f "$log"
 echo "packages: installed ${#missing[@]} in $((SECONDS - start)) s"
