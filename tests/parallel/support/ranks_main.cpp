@@ -8,14 +8,11 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "parallel/self/self_group.h"
 #include "tests/parallel/support/world.h"
+#include "tests/support/lsan.h"
 
 #ifdef SHOAL_WITH_MPI
 #include "parallel/mpi/mpi_collectives.h"
 #include "parallel/mpi/mpi_group.h"
-
-// Open MPI keeps memory of its own until the process ends, from plugins that are unloaded by then and
-// so cannot be named. The run of one rank, without MPI, looks for leaks.
-extern "C" int __lsan_is_turned_off() { return shoal::MpiRuntime::launched_ranks() > 1; }
 #endif
 
 namespace shoal::test {
