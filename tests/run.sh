@@ -29,6 +29,9 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 # gRPC clients would ask an http_proxy for loopback too.
 export no_grpc_proxy=127.0.0.1,localhost
 
+# Libraries of Debian (gRPC, Open MPI) are not instrumented; tsan.supp says what that costs.
+export TSAN_OPTIONS="ignore_noninstrumented_modules=1:suppressions=$root/tests/support/tsan.supp"
+
 build="$root/build/$preset"
 cmake -S "$root" --preset "$preset"
 cmake --build "$build" -j "$(build_jobs)"
