@@ -133,12 +133,14 @@ void Call::start(std::function<void()> wake) {
 
 void Call::on_event(int32_t index, const TokenEvent& event) {
   bool cancel_one = false, cancel_all = false;
+  const bool engine_failed = event.finish_reason == FinishReason::kError &&
+                             engine_.status().state == EngineState::kFailed;
   {
     std::lock_guard lock(mutex_);
     SequenceOutput& sequence = sequences_[index];
     if (!failed_ && !sequence.finished()) {
       if (event.finish_reason == FinishReason::kError) {
-        fail({CallCode::kInternal, event.error});
+        fail({engine_failed ? CallCode::kUnavailable : CallCode::kInternal, event.error});
         cancel_all = true;
       } else if (event.finish_reason == FinishReason::kAbort) {
         fail({CallCode::kUnavailable, "the server ended the call"});

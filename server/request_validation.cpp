@@ -69,11 +69,12 @@ void check_floats(const v1::SamplingParams& in, const GenerationDefaults& defaul
       check_open_range("top_p", in.has_top_p() ? in.top_p() : defaults.top_p.value_or(1.0f), 1);
   out->min_p =
       check_range("min_p", in.has_min_p() ? in.min_p() : defaults.min_p.value_or(0.0f), 0, 1);
+  // Logits are divided by it: far smaller ones would give infinite logits, which count as a broken device.
   out->repetition_penalty =
-      check_open_range("repetition_penalty",
-                       in.has_repetition_penalty() ? in.repetition_penalty()
-                                                   : defaults.repetition_penalty.value_or(1.0f),
-                       100);
+      check_range("repetition_penalty",
+                  in.has_repetition_penalty() ? in.repetition_penalty()
+                                              : defaults.repetition_penalty.value_or(1.0f),
+                  0.01f, 100);
   out->presence_penalty = check_range("presence_penalty", in.presence_penalty(), -2, 2);
   out->frequency_penalty = check_range("frequency_penalty", in.frequency_penalty(), -2, 2);
 }

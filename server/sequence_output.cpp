@@ -10,8 +10,8 @@ bool OutputDelta::empty() const {
 }
 
 size_t OutputDelta::bytes() const {
-  size_t total =
-      sizeof(*this) + content.size() + reasoning.size() + token_ids.size() * sizeof(int32_t);
+  // Deltas are merged before they are sent: only what adds up counts.
+  size_t total = content.size() + reasoning.size() + token_ids.size() * sizeof(int32_t);
   for (const auto& [id, logprobs] : logprobs) {
     total += sizeof(logprobs) + logprobs.top.size() * sizeof(logprobs.top[0]);
   }

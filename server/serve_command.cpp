@@ -93,7 +93,10 @@ void serve_until_signal(const ServeOptions& options, const EngineClient& engine,
     const bool ready = status.state == EngineState::kReady;
     if (ready != std::exchange(serving, ready)) server->set_serving(ready);
     statistics.update(status);
-    if (status.state == EngineState::kFailed) throw DeviceFault(status.detail);
+    if (status.state == EngineState::kFailed) {
+      server->shutdown(kProbePeriod);  // the open calls' last words are on their way
+      throw DeviceFault(status.detail);
+    }
   }
 }
 

@@ -39,6 +39,7 @@ TEST_CASE("a wrong sampling field is refused by name", "[validation]") {
       {"min_p is 1.5", [](auto& p) { p.set_min_p(1.5f); }},
       {"min_p is nan", [](auto& p) { p.set_min_p(kNan); }},
       {"repetition_penalty is 0", [](auto& p) { p.set_repetition_penalty(0); }},
+      {"repetition_penalty is 1e-38", [](auto& p) { p.set_repetition_penalty(1e-38f); }},
       {"repetition_penalty is inf", [](auto& p) { p.set_repetition_penalty(kInf); }},
       {"presence_penalty is nan", [](auto& p) { p.set_presence_penalty(kNan); }},
       {"presence_penalty is -3", [](auto& p) { p.set_presence_penalty(-3); }},
