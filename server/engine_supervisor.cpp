@@ -387,7 +387,12 @@ class EngineSupervisor::Impl {
                                      context.TryCancel();  // also while it waits for the socket
                                    }});
       // A first attempt before the socket is there would wait for gRPC's timers.
-      while (!std::filesystem::exists(socket_path) && !processes.wait(kSocketPoll)) continue;
+      const auto stopping = [&] {
+        const std::lock_guard lock(mutex_);
+        return stopping_;
+      };
+      while (!stopping() && !std::filesystem::exists(socket_path) && !processes.wait(kSocketPoll)) {
+      }
       const auto stub = connect(socket_path);
       const std::unique_ptr<Stream> stream = stub->Run(&context);
       std::thread writer([&] { write_all(*stream); });

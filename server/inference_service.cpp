@@ -112,7 +112,7 @@ class CallStream : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
       std::lock_guard lock(mutex_);
       writing_ = false;
     }
-    if (!ok) call_->end({CallCode::kCancelled, "the client has gone"});
+    if (!ok) OnCancel();  // the client has gone, or its deadline passed
     pump();
   }
 

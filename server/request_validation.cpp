@@ -185,7 +185,8 @@ void fit_to_context(CallSampling* sampling, int64_t prompt_tokens, const Request
   if (!given) {
     params.max_tokens = static_cast<int32_t>(
         std::max<int64_t>(std::min(room, kMaxResults / per_token), params.min_tokens));
-  } else if (params.max_tokens * per_token > kMaxResults) {
+  }
+  if (params.max_tokens * per_token > kMaxResults) {
     throw_invalid("sampling.n * max_tokens * (1 + logprobs) is {}; at most {} is allowed",
                   params.max_tokens * per_token, kMaxResults);
   }
