@@ -165,6 +165,9 @@ TEST_CASE("the product of n, max_tokens and logprobs is bounded", "[validation]"
   sampling = check_sampling(params, {}, large);
   fit_to_context(&sampling, 10, large);
   CHECK(sampling.params.max_tokens == kMaxResults / (64 * 21));
+  params.set_min_tokens(100000);  // nor does a minimum lead past it
+  sampling = check_sampling(params, {}, large);
+  REQUIRE_THROWS_WITH(fit_to_context(&sampling, 10, large), Contains("134400000"));
 }
 
 TEST_CASE("messages, tools and template variables are checked", "[validation]") {

@@ -106,6 +106,36 @@ TEST_CASE("a passed deadline frees the work and is counted apart", "[service]") 
   CHECK(fixture.front_end.status().streams_open() == 0);
 }
 
+TEST_CASE("an engine that fails for good ends running calls as unavailable", "[service]") {
+  ServiceFixture fixture;
+  fixture.engine.pause(true);
+  fixture.answer_with("Hi");
+  grpc::ClientContext context;
+  const auto reader = fixture.stub->Chat(&context, fixture.question("Hello"));
+  REQUIRE(eventually([&] { return fixture.engine.live() == 1; }));
+  fixture.engine.set_state(EngineState::kFailed, "the ranks died 4 times");
+  fixture.engine.fail_all("engine failed: the ranks died 4 times");
+  v1::ChatResponse response;
+  while (reader->Read(&response)) {
+  }
+  const grpc::Status status = reader->Finish();
+  CHECK(status.error_code() == grpc::StatusCode::UNAVAILABLE);
+  CHECK_THAT(status.error_message(), Contains("the ranks died 4 times"));
+}
+
+TEST_CASE("a long answer that is not streamed is not taken for a reader that stalls", "[service]") {
+  ServiceFixture fixture;
+  fixture.engine.set_context(40000);
+  fixture.answer_without_end();
+  v1::ChatRequest request = fixture.question("Hello");
+  request.set_stream(false);
+  request.mutable_sampling()->set_max_tokens(30000);
+  const auto answer = fixture.chat(request);
+  INFO(answer.status.error_message());
+  CHECK(answer.status.ok());
+  CHECK(answer.usage.completion_tokens() == 30000);
+}
+
 TEST_CASE("more than the queue holds is refused at once with a hint", "[service]") {
   ServiceFixture fixture(3);
   fixture.engine.pause(true);
