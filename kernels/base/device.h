@@ -3,12 +3,22 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 
 namespace shoal {
 
 class Buffer;
+
+// Device work that was recorded once and runs again at a fraction of what issuing it costs. It reads and
+// writes the same memory each time. Must end before its Device.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+  virtual void launch() = 0;  // ordered like any other call to the Device
+};
 
 class Device {
  public:
@@ -21,7 +31,15 @@ class Device {
   // Host <-> device; the host memory may be reused when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  virtual void zero(void* device, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Records the work that `work` issues to this device, without running it. While it records, `work`
+  // may neither copy from or to the host nor allocate. Null on devices that gain nothing by it.
+  virtual std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) {
+    return nullptr;
+  }
+  // {bytes free now, bytes in all} of the memory that allocate() takes from.
+  virtual std::pair<size_t, size_t> memory_info() const = 0;
 
  protected:
   friend class Buffer;

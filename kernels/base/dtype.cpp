@@ -15,7 +15,8 @@ int64_t dtype_size(DType dtype) {
     case DType::kBF16: return 2;
     case DType::kF8E4M3:
     case DType::kI8:
-    case DType::kU8: return 1;
+    case DType::kU8:
+    case DType::kI4x2: return 1;
   }
   SHOAL_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }
@@ -30,6 +31,7 @@ std::string_view dtype_name(DType dtype) {
     case DType::kI32: return "int32";
     case DType::kI8: return "int8";
     case DType::kU8: return "uint8";
+    case DType::kI4x2: return "int4x2";
   }
   SHOAL_CHECK(false, "dtype {}", static_cast<int>(dtype));
 }

@@ -7,7 +7,9 @@
 
 namespace shoal {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kF8E4M3, kI64, kI32, kI8, kU8 };
+// kI4x2: two signed 4-bit integers (-8..7) in a byte, the element of the lower index in the low nibble;
+// an "element" of such a tensor is the byte.
+enum class DType : uint8_t { kF32, kF16, kBF16, kF8E4M3, kI64, kI32, kI8, kU8, kI4x2 };
 
 int64_t dtype_size(DType dtype);            // bytes
 std::string_view dtype_name(DType dtype);   // "float32", "bfloat16", ...

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <mutex>
 #include <unordered_map>
 
@@ -35,7 +36,21 @@ class CpuDevice final : public Device {
   void copy_to_host(void* host, const void* device, size_t bytes) override {
     if (bytes > 0) std::memcpy(host, device, bytes);
   }
+  void zero(void* device, size_t bytes) override {
+    if (bytes > 0) std::memset(device, 0, bytes);
+  }
   void synchronize() override {}
+
+  std::pair<size_t, size_t> memory_info() const override {
+    size_t available = size_t{4} << 30, total = available;  // where there is no /proc
+    std::ifstream meminfo("/proc/meminfo");
+    for (std::string key; meminfo >> key;) {
+      size_t kib = 0;
+      if (key == "MemTotal:" && meminfo >> kib) total = kib * 1024;
+      if (key == "MemAvailable:" && meminfo >> kib) available = kib * 1024;
+    }
+    return {available, total};
+  }
 
  protected:
   void deallocate(void* data) override {

@@ -18,17 +18,6 @@ DType parse_dtype(const std::string& flag, const std::string& value, DType autom
   throw_invalid("{} {}: use auto, float32 or bfloat16", flag, value);
 }
 
-int64_t available_memory_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    if (key != "MemAvailable:") continue;
-    int64_t kib = 0;
-    meminfo >> kib;
-    return kib * 1024;
-  }
-  return int64_t{4} << 30;
-}
-
 int64_t kv_bytes_per_token(const ModelConfig& config, const ParallelLayout& layout, DType dtype) {
   const int64_t kv_heads =
       config.is_mla() ? 0 : kv_heads_of(config, attention_heads_of(config, layout)).size();
@@ -49,9 +38,10 @@ void size_kv_cache(const LoadOptions& options, RankRuntime& rank, LoadedModel& m
   const int64_t per_token = kv_bytes_per_token(m.config, m.layout, m.kv_dtype);
   int64_t tokens = options.kv_cache_tokens;
   if (tokens <= 0) {
+    const auto available = static_cast<int64_t>(rank.device().memory_info().first);
     const int64_t bytes = options.kv_cache_memory_bytes > 0
                               ? options.kv_cache_memory_bytes
-                              : std::min(kDefaultBytes, available_memory_bytes() / rank.size() / 4);
+                              : std::min(kDefaultBytes, available / rank.size() / 4);
     // More than every sequence at its longest would never be used.
     const int64_t most = options.max_num_seqs * ((wanted_len + page - 1) / page * page);
     tokens = std::min(bytes / per_token, most);

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ class HostTensor {
   operator const Tensor&() const { return view_; }
   HostTensor clone() const;
   std::vector<std::byte> bytes() const;  // of the elements, row by row, gaps left out
+  std::span<std::byte> memory() const { return {memory_.get(), static_cast<size_t>(bytes_)}; }
 
  private:
   std::shared_ptr<std::byte[]> memory_;

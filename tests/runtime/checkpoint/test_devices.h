@@ -24,7 +24,9 @@ class HostDevice : public Device {
   void copy_to_host(void* host, const void* device, size_t bytes) override {
     std::memcpy(host, device, bytes);
   }
+  void zero(void* device, size_t bytes) override { std::memset(device, 0, bytes); }
   void synchronize() override {}
+  std::pair<size_t, size_t> memory_info() const override { return {0, 0}; }
   int allocations = 0;
 
  protected:
@@ -45,6 +47,9 @@ class RemoteDevice : public HostDevice {
   }
   void copy_to_host(void* host, const void* device, size_t bytes) override {
     std::memcpy(host, static_cast<const std::byte*>(device) - kOffset, bytes);
+  }
+  void zero(void* device, size_t bytes) override {
+    std::memset(static_cast<std::byte*>(device) - kOffset, 0, bytes);
   }
   int copies = 0;
 

@@ -1,0 +1,212 @@
+#include "kernels/cuda/cuda_device.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_check.h"
+
+namespace shoal {
+namespace {
+
+
+class CudaGraph final : public DeviceGraph {
+ public:
+  CudaGraph(cudaGraphExec_t exec, cudaStream_t stream) : exec_(exec), stream_(stream) {}
+  ~CudaGraph() override { cudaGraphExecDestroy(exec_); }
+  void launch() override { SHOAL_CUDA_CHECK(cudaGraphLaunch(exec_, stream_)); }
+
+ private:
+  cudaGraphExec_t exec_;
+  cudaStream_t stream_;
+};
+
+std::string version_string(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+// Throws what is wrong with this machine, as bad input: it is for the person who started Shoal to mend.
+void require_device(int index) {
+  int driver = 0, runtime = 0, count = 0;
+  cudaRuntimeGetVersion(&runtime);
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    throw_invalid("--device cuda: no NVIDIA driver on this machine; install one for CUDA {} or newer, "
+                  "or use --device cpu",
+                  version_string(runtime));
+  }
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    throw_invalid("--device cuda: the NVIDIA driver is for CUDA {}, this binary needs {} or newer: "
+                  "update the driver, or use --device cpu",
+                  version_string(driver), version_string(runtime));
+  }
+  if (error != cudaSuccess || count == 0) {
+    throw_invalid("--device cuda: no GPU ({}); use --device cpu",
+                  error == cudaSuccess ? "none found" : cudaGetErrorString(error));
+  }
+  if (index >= count) {
+    throw_invalid("--device cuda: rank {} of this node needs a GPU of its own, and there {} {}; use "
+                  "--tensor-parallel-size {} or fewer",
+                  index, count == 1 ? "is" : "are", count, count);
+  }
+}
+
+}  // namespace
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return count;
+}
+
+std::string cuda_summary() {
+  try {
+    require_device(0);
+  } catch (const InvalidInput& e) {
+    const std::string text = e.what();
+    const std::string prefix = "--device cuda: ";
+    return text.substr(prefix.size(), text.find_first_of(";(", prefix.size()) - prefix.size());
+  }
+  cudaDeviceProp properties{};
+  SHOAL_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+  int driver = 0;
+  SHOAL_CUDA_CHECK(cudaDriverGetVersion(&driver));
+  const int count = cuda_device_count();
+  return fmt::format("{} x {} (sm_{}{}), driver for CUDA {}", count, properties.name,
+                     properties.major, properties.minor, version_string(driver));
+}
+
+std::unique_ptr<CudaDevice> make_cuda_device(int index) {
+  return std::make_unique<CudaDevice>(index);
+}
+
+CudaDevice::CudaDevice(int index) : index_(index) {
+  require_device(index);
+  if (const cudaError_t error = cudaSetDevice(index); error != cudaSuccess) {
+    throw_invalid("--device cuda: GPU {} cannot be used: {}; another process may hold it "
+                  "exclusively (nvidia-smi)",
+                  index, cudaGetErrorString(error));
+  }
+  cudaDeviceProp properties{};
+  SHOAL_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  arch_ = 10 * properties.major + properties.minor;
+  num_sms_ = properties.multiProcessorCount;
+  max_smem_ = properties.sharedMemPerBlockOptin;
+  name_ = fmt::format("cuda:{} {} (sm_{}, {:.0f} GiB)", index, properties.name, arch_,
+                      static_cast<double>(properties.totalGlobalMem) / (size_t{1} << 30));
+  if (arch_ < 80) {
+    throw_invalid("--device cuda: GPU {} is {}, sm_{}; Shoal needs sm_80 (Ampere) or newer", index,
+                  properties.name, arch_);
+  }
+  SHOAL_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  for (Staging& slot : staging_) {
+    void* data = nullptr;
+    SHOAL_CUDA_CHECK(cudaHostAlloc(&data, kStagingBytes, cudaHostAllocDefault));
+    slot.data = static_cast<std::byte*>(data);
+    SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming));
+  }
+}
+
+CudaDevice::~CudaDevice() {
+  // Errors are past mending here, and a lost device reports one for every call.
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (Staging& slot : staging_) {
+    if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
+    if (slot.data != nullptr) cudaFreeHost(slot.data);
+  }
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+std::string CudaDevice::name() const { return name_; }
+
+Buffer CudaDevice::allocate(size_t bytes) {
+  SHOAL_CHECK(!capturing_, "{} bytes allocated while a graph is recorded", bytes);
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, std::max<size_t>(bytes, 1));
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    const auto [available, total] = memory_info();
+    throw DeviceFault(fmt::format(
+        "{}: out of memory allocating {} bytes ({} of {} are free): lower --gpu-memory-utilization, or "
+        "free what other processes hold (nvidia-smi)",
+        name_, bytes, available, total));
+  }
+  SHOAL_CUDA_CHECK(error);
+  return Buffer(this, data, bytes);
+}
+
+void CudaDevice::deallocate(void* data) { cudaFree(data); }
+
+std::pair<size_t, size_t> CudaDevice::memory_info() const {
+  size_t available = 0, total = 0;
+  SHOAL_CUDA_CHECK(cudaMemGetInfo(&available, &total));
+  return {available, total};
+}
+
+std::byte* CudaDevice::stage(size_t bytes) {
+  // Pieces stay 16-byte aligned: an unaligned copy is slower.
+  const size_t padded = (bytes + 15) / 16 * 16;
+  if (staging_[staging_slot_].used + padded > kStagingBytes) {
+    // The slot's copies are all issued; the other one is free again when its own have run.
+    SHOAL_CUDA_CHECK(cudaEventRecord(staging_[staging_slot_].copied, stream_));
+    staging_slot_ = (staging_slot_ + 1) % kStagingSlots;
+    SHOAL_CUDA_CHECK(cudaEventSynchronize(staging_[staging_slot_].copied));
+    staging_[staging_slot_].used = 0;
+  }
+  Staging& slot = staging_[staging_slot_];
+  std::byte* data = slot.data + slot.used;
+  slot.used += padded;
+  return data;
+}
+
+void CudaDevice::copy_to_device(void* device, const void* host, size_t bytes) {
+  SHOAL_CHECK(!capturing_, "host values copied while a graph is recorded");
+  for (size_t done = 0; done < bytes;) {
+    const size_t piece = std::min(bytes - done, kStagingBytes);
+    std::byte* staged = stage(piece);
+    std::memcpy(staged, static_cast<const std::byte*>(host) + done, piece);
+    SHOAL_CUDA_CHECK(cudaMemcpyAsync(static_cast<std::byte*>(device) + done, staged, piece,
+                                     cudaMemcpyHostToDevice, stream_));
+    done += piece;
+  }
+}
+
+void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
+  SHOAL_CHECK(!capturing_, "values copied to the host while a graph is recorded");
+  if (bytes == 0) return;
+  SHOAL_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
+  SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+void CudaDevice::zero(void* device, size_t bytes) {
+  if (bytes > 0) SHOAL_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream_));
+}
+
+void CudaDevice::synchronize() { SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+
+std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
+  cudaGraph_t graph = nullptr;
+  // Thread-local: other threads (the watchdog's event queries) go on as before.
+  SHOAL_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  capturing_ = true;
+  try {
+    work();
+  } catch (...) {
+    capturing_ = false;
+    cudaStreamEndCapture(stream_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  capturing_ = false;
+  SHOAL_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  SHOAL_CUDA_CHECK(error);
+  return std::make_unique<CudaGraph>(exec, stream_);
+}
+
+}  // namespace shoal

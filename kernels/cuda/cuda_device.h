@@ -1,0 +1,65 @@
+// CudaDevice: one GPU of this process, one compute stream, and pinned staging memory through which
+// host values go up without waiting.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <memory>
+
+#include "kernels/base/device.h"
+
+namespace shoal {
+
+class CudaDevice final : public Device {
+ public:
+  // Throws InvalidInput (one line: what the machine lacks) when there is no driver, it is too old,
+  // there is no device `index`, its architecture was not compiled in, or it cannot be used now.
+  explicit CudaDevice(int index);
+  ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
+
+  std::string name() const override;
+  Buffer allocate(size_t bytes) override;
+  // Goes through pinned memory and returns at once (for more than the staging memory holds: when the
+  // last piece is on its way); ordered on stream() with everything else.
+  void copy_to_device(void* device, const void* host, size_t bytes) override;
+  void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void zero(void* device, size_t bytes) override;
+  void synchronize() override;
+  std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) override;
+  std::pair<size_t, size_t> memory_info() const override;
+
+  int index() const { return index_; }
+  cudaStream_t stream() const { return stream_; }
+  int num_sms() const { return num_sms_; }
+  int arch() const { return arch_; }             // 10 * major + minor: 80, 86, 89, 90, 100
+  size_t max_smem() const { return max_smem_; }  // dynamic shared memory that a block may ask for
+  bool capturing() const { return capturing_; }
+
+ protected:
+  void deallocate(void* data) override;
+
+ private:
+  static constexpr size_t kStagingBytes = size_t{8} << 20;
+  static constexpr int kStagingSlots = 2;
+  struct Staging {
+    std::byte* data = nullptr;
+    cudaEvent_t copied = nullptr;
+    size_t used = 0;
+  };
+  // Pinned memory for `bytes` <= kStagingBytes.
+  std::byte* stage(size_t bytes);
+
+  int index_;
+  cudaStream_t stream_ = nullptr;
+  int num_sms_ = 0;
+  int arch_ = 0;
+  size_t max_smem_ = 0;
+  bool capturing_ = false;
+  std::string name_;
+  std::array<Staging, kStagingSlots> staging_;
+  int staging_slot_ = 0;
+};
+
+}  // namespace shoal

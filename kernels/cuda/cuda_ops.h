@@ -1,0 +1,72 @@
+// CudaOps: the verbs on a GPU. Each family of verbs is defined in a file of its own, with its kernels.
+#pragma once
+
+#include <span>
+
+#include "kernels/base/workspace.h"
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/ops.h"
+
+namespace shoal {
+
+class CublasLt;
+class ExpertTables;
+
+// Checks an activation: F32 or BF16 of the given rank, last dimension dense.
+void check_activation(const Tensor& tensor, int rank, const char* what);
+void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* what);
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(CudaDevice& device);
+  ~CudaOps() override;
+
+  void embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
+                 const Tensor& out) override;
+  void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
+  void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps,
+                    const Tensor& out) override;
+  void copy(const Tensor& x, const Tensor& out) override;
+  void add(const Tensor& x, const Tensor& y) override;
+  void linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) override;
+  void head_linear(const Tensor& x, const Tensor& w, const Tensor& out) override;
+  void grouped_linear(const Tensor& x, std::span<const Weight> experts, const Tensor& offsets,
+                      const Tensor& out) override;
+  void silu_mul(const Tensor& gate, const Tensor& up, const Tensor& out) override;
+  void rope(const Tensor& x, const Tensor& positions, const Tensor& table,
+            bool interleaved) override;
+  void write_cache(const Tensor& x, const Tensor& slots, const Tensor& cache,
+                   int64_t first_column) override;
+  void gather_cache(const Tensor& cache, const Tensor& block_table, int32_t page_size,
+                    int64_t begin, int64_t end, const Tensor& out) override;
+  void mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch& batch,
+                  float softmax_scale, const Tensor& out) override;
+  void mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe, const Tensor& positions,
+                   int64_t first_position, float softmax_scale,
+                   const AttentionState& state) override;
+  void begin_state(const AttentionState& state) override;
+  void finish_state(const AttentionState& state, const Tensor& out) override;
+  void gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                     const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
+                     const Tensor& out) override;
+  void route(const Tensor& logits, const Tensor& correction_bias, const RouterSpec& spec,
+             const Tensor& expert_ids, const Tensor& weights) override;
+  int64_t sort_by_expert(const Tensor& expert_ids, int32_t first_expert, const Tensor& source_row,
+                         const Tensor& slot, const Tensor& offsets) override;
+  void gather_rows(const Tensor& x, const Tensor& rows, const Tensor& out) override;
+  void combine(const Tensor& rows, const Tensor& slot, const Tensor& weights,
+               const Tensor& out) override;
+  void dequantize(const Weight& w, const Tensor& out) override;
+
+ private:
+  cudaStream_t stream() const { return device_.stream(); }
+
+  CudaDevice& device_;
+  // What a verb needs between its kernels (partial sums, quantised activations); a verb takes it in a
+  // Workspace::Scope. Grows in the first steps only, never while a graph is captured.
+  Workspace scratch_;
+  std::unique_ptr<CublasLt> cublaslt_;
+  std::unique_ptr<ExpertTables> expert_tables_;  // device copies of grouped_linear's weight spans
+};
+
+}  // namespace shoal

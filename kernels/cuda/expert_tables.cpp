@@ -1,0 +1,1 @@
+#include "kernels/cuda/expert_tables.h"

@@ -1,0 +1,1 @@
+// Part of the emulated CUDA device; see README.md.

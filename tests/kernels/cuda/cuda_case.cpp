@@ -1,0 +1,63 @@
+#include "tests/kernels/cuda/cuda_case.h"
+
+#include <cmath>
+
+#ifdef SHOAL_CUDA_EMULATED
+#include <emulated_cuda/control.h>
+#endif
+
+namespace shoal::test {
+
+CudaDevice& cuda_device() {
+  static const std::unique_ptr<CudaDevice> device = make_cuda_device(0);
+  return *device;
+}
+
+Ops& cuda_ops() {
+  static const std::unique_ptr<Ops> ops = make_cuda_ops(cuda_device());
+  return *ops;
+}
+
+OnDevice::OnDevice(const HostTensor& host)
+    : like_(host.clone()), memory_(cuda_device().allocate(host.memory().size())), view_(host.view()) {
+  cuda_device().copy_to_device(memory_.data(), host.memory().data(), host.memory().size());
+  view_.data = memory_.data();
+}
+
+HostTensor OnDevice::host() const {
+  HostTensor result = like_.clone();
+  cuda_device().copy_to_host(result.memory().data(), memory_.data(), result.memory().size());
+  return result;
+}
+
+WeightOnDevice::WeightOnDevice(const HostWeight& host) : data_(host.data), weight_(host.weight) {
+  weight_.data = data_.view();
+  if (host.weight.scale.defined()) {
+    scale_ = std::make_unique<OnDevice>(host.scale);
+    weight_.scale = scale_->view();
+  }
+}
+
+Expected stored_as(Expected expected, DType type) {
+  if (type != DType::kBF16) return expected;
+  for (size_t i = 0; i < expected.value.size(); ++i) {
+    // Half a unit in the last of 8 bits; and of what is subnormal in bfloat16, half of the smallest.
+    expected.bound[i] += std::fabs(expected.value[i]) * 0x1p-8 * 0.5 * 1.01 + 0x1p-134;
+  }
+  return expected;
+}
+
+void for_each_schedule(const std::function<void()>& body) {
+#ifdef SHOAL_CUDA_EMULATED
+  for (const unsigned seed : {0u, 1u, 2u}) {
+    emulated::set_thread_order_seed(seed);
+    INFO("thread order " << seed);
+    body();
+  }
+  emulated::set_thread_order_seed(0);
+#else
+  body();
+#endif
+}
+
+}  // namespace shoal::test
