@@ -63,4 +63,31 @@ std::string Tensor::shape_string() const {
   return text + "]";
 }
 
+bool has_scales(DType weight_type) {
+  return weight_type == DType::kF8E4M3 || weight_type == DType::kI8 || weight_type == DType::kI4x2;
+}
+
+void check_weight(const Weight& w) {
+  const Tensor& data = w.data;
+  const DType type = data.dtype;
+  SHOAL_CHECK(data.rank == 2 && data.dim(1) > 0 && data.stride[1] == 1, "weight is {}",
+              data.shape_string());
+  if (!has_scales(type)) {
+    SHOAL_CHECK(type == DType::kF32 || type == DType::kF16 || type == DType::kBF16, "weight is {}",
+                data.shape_string());
+    return;
+  }
+  SHOAL_CHECK(w.block_rows > 0 && w.block_cols > 0 && w.row_offset >= 0 && w.col_offset >= 0 &&
+                  w.row_offset < w.block_rows && w.col_offset < w.block_cols,
+              "blocks {} x {}, offsets {}, {}", w.block_rows, w.block_cols, w.row_offset,
+              w.col_offset);
+  // The two numbers of a byte share their scale.
+  SHOAL_CHECK(type != DType::kI4x2 || (w.block_cols % 2 == 0 && w.col_offset % 2 == 0),
+              "blocks of {} columns of int4, offset {}", w.block_cols, w.col_offset);
+  SHOAL_CHECK(w.scale.rank == 2 && w.scale.dtype == DType::kF32 && w.scale.stride[1] == 1 &&
+                  w.scale.dim(0) * w.block_rows >= w.n() + w.row_offset &&
+                  w.scale.dim(1) * w.block_cols >= w.k() + w.col_offset,
+              "scale {} of weight {}", w.scale.shape_string(), data.shape_string());
+}
+
 }  // namespace shoal

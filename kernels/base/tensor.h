@@ -75,4 +75,10 @@ struct Weight {
   int64_t num_bytes() const { return data.num_bytes() + (scale.rank ? scale.num_bytes() : 0); }
 };
 
+// Whether values of this type mean nothing without a scale: F8E4M3, I8, I4x2.
+bool has_scales(DType weight_type);
+// Trips SHOAL_CHECK on a weight that no back end could multiply with: type, strides, offsets, and scales
+// that do not cover the rows and columns.
+void check_weight(const Weight& w);
+
 }  // namespace shoal

@@ -17,6 +17,21 @@ HWY_BEFORE_NAMESPACE();
 namespace shoal {
 namespace HWY_NAMESPACE {
 
+// Integer weights: decoded to floats a row at a time, never in registers.
+struct I8 {
+  int8_t value;
+};
+struct I4x2 {
+  uint8_t bits;
+};
+HWY_INLINE float integer_at(const I8* row, int64_t k) { return row[k].value; }
+HWY_INLINE float integer_at(const I4x2* row, int64_t k) {
+  const int nibble = (row[k / 2].bits >> (k % 2 * 4)) & 15;
+  return static_cast<float>((nibble ^ 8) - 8);
+}
+HWY_INLINE void store_one(float value, float* to) { *to = value; }
+HWY_INLINE void store_one(float value, BF16* to) { *to = to_bf16(value); }
+
 // A row of a weight inside one run of k in which its scale does not change.
 template <typename T>
 struct WeightRow {
@@ -122,6 +137,17 @@ HWY_INLINE void accumulate_weight(const float* const (&x)[kM], const Weight& w,
         row[j] = {w.data.row<const T>(rows[j]), kN * w.data.stride[0]};
     accumulate<kM, kN>(x, row, k0, k1, acc);
   }
+}
+
+template <typename T, typename Out>
+  requires std::is_same_v<T, I8> || std::is_same_v<T, I4x2>
+HWY_INLINE void decode_row(const Weight& w, int64_t row, int64_t k0, int64_t k1, Out* out) {
+  const T* data = w.data.row<const T>(row);
+  const float* scales = scale_row(w, row);
+  for_scale_runs(w, k0, k1, [&](int64_t begin, int64_t end, int64_t block) HWY_ATTR {
+    const float scale = scales[block];
+    for (int64_t k = begin; k < end; ++k) store_one(integer_at(data, k) * scale, out + k - k0);
+  });
 }
 
 // Decodes columns [k0, k1) of a row: the values that accumulate_weight uses, in bits.

@@ -24,8 +24,9 @@ inline constexpr int64_t kMaxLanes = 16;
 
 // Whether weights are decoded in registers, for all rows of x in one pass. An FP8 shard whose scale
 // blocks do not begin at whole vectors goes through a panel even for one row: there the lanes run
-// over k as they do everywhere.
+// over k as they do everywhere. So do integers, whose groups are of any even size.
 inline bool is_direct(const MatMul& g) {
+  if (g.w.data.dtype == DType::kI8 || g.w.data.dtype == DType::kI4x2) return false;
   const bool aligned = g.w.col_offset % kMaxLanes == 0 && g.w.block_cols % kMaxLanes == 0;
   return g.m <= kDirectRows && (aligned || g.w.data.dtype != DType::kF8E4M3);
 }
@@ -155,6 +156,8 @@ void multiply(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, f
     case DType::kF32: return multiply_typed<float>(g, n0, n1, m0, m1, scratch);
     case DType::kF16: return multiply_typed<F16>(g, n0, n1, m0, m1, scratch);
     case DType::kBF16: return multiply_typed<BF16>(g, n0, n1, m0, m1, scratch);
+    case DType::kI8: return panels<I8>(g, n0, n1, m0, m1, scratch);
+    case DType::kI4x2: return panels<I4x2>(g, n0, n1, m0, m1, scratch);
     default: return multiply_typed<F8E4M3>(g, n0, n1, m0, m1, scratch);
   }
 }
@@ -175,6 +178,8 @@ void decode(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
     case DType::kF32: return decode_typed<float>(w, begin, end, out);
     case DType::kF16: return decode_typed<F16>(w, begin, end, out);
     case DType::kBF16: return decode_typed<BF16>(w, begin, end, out);
+    case DType::kI8: return decode_typed<I8>(w, begin, end, out);
+    case DType::kI4x2: return decode_typed<I4x2>(w, begin, end, out);
     default: return decode_typed<F8E4M3>(w, begin, end, out);
   }
 }
@@ -211,25 +216,6 @@ struct Units {
 };
 
 }  // namespace
-
-void check_weight(const Weight& w) {
-  const Tensor& data = w.data;
-  const DType type = data.dtype;
-  SHOAL_CHECK(data.rank == 2 && data.dim(1) > 0 && data.stride[1] == 1, "weight is {}",
-              data.shape_string());
-  SHOAL_CHECK(
-      type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kF8E4M3,
-      "weight is {}", data.shape_string());
-  if (type != DType::kF8E4M3) return;
-  SHOAL_CHECK(w.block_rows > 0 && w.block_cols > 0 && w.row_offset >= 0 && w.col_offset >= 0 &&
-                  w.row_offset < w.block_rows && w.col_offset < w.block_cols,
-              "blocks {} x {}, offsets {}, {}", w.block_rows, w.block_cols, w.row_offset,
-              w.col_offset);
-  SHOAL_CHECK(w.scale.rank == 2 && w.scale.dtype == DType::kF32 && w.scale.stride[1] == 1 &&
-                  w.scale.dim(0) * w.block_rows >= w.n() + w.row_offset &&
-                  w.scale.dim(1) * w.block_cols >= w.k() + w.col_offset,
-              "scale {} of weight {}", w.scale.shape_string(), data.shape_string());
-}
 
 int64_t matmul_scratch_floats() { return kPanelN * kPanelK + kBlockM * kPanelN * kMaxLanes * 2; }
 

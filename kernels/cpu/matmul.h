@@ -25,8 +25,6 @@ struct MatMul {
   int64_t m = 0;
 };
 
-void check_weight(const Weight& w);
-
 // Floats of scratch that run_matmuls needs per worker.
 int64_t matmul_scratch_floats();
 

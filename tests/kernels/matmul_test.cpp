@@ -8,7 +8,8 @@
 namespace shoal::test {
 namespace {
 
-const std::vector<DType> kWeightTypes = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3};
+const std::vector<DType> kWeightTypes = {DType::kF32,    DType::kF16, DType::kBF16,
+                                         DType::kF8E4M3, DType::kI8,  DType::kI4x2};
 const std::vector<int64_t> kRows = {0, 1, 2, 3, 4, 5, 16, 33};
 
 struct Shape {
@@ -26,6 +27,7 @@ TEST_CASE("linear: every type and shape, strided, with and without bias", "[matm
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
     for (const DType type : kWeightTypes) {
       for (const Shape shape : kShapes) {
+        if (type == DType::kI4x2 && shape.k % 2 == 1) continue;
         const HostWeight w = random_weight(random, type, shape.n, shape.k);
         for (const int64_t rows : kRows) {
           INFO(name << " " << dtype_name(type) << " n " << shape.n << " k " << shape.k << " rows "
@@ -65,6 +67,51 @@ TEST_CASE("linear: FP8 shards that begin inside a scale block", "[matmul]") {
       }
     }
   });
+}
+
+TEST_CASE("linear: groups of integers, of any length, from anywhere in one", "[matmul]") {
+  for_each_target([](const std::string& name) {
+    Random random(7);
+    const std::unique_ptr<Ops> ops = make_cpu_ops(2);
+    for (const DType type : {DType::kI8, DType::kI4x2}) {
+      // The last: one group over the whole row. 2100 columns are more than two panels.
+      for (const int32_t block : {128, 64, 32, 6, 2400}) {
+        for (const int32_t col_offset : {0, 2, 4}) {
+          const HostWeight w = random_weight(random, type, 50, 2100, block, 0, col_offset);
+          for (const int64_t rows : {1, 5}) {
+            INFO(name << " " << dtype_name(type) << " block " << block << " offset " << col_offset
+                      << " rows " << rows);
+            const HostTensor x = random.tensor(DType::kF32, {rows, 2100});
+            HostTensor out(DType::kF32, {rows, 50});
+            ops->linear(x, w.weight, {}, out);
+            CHECK(first_violation(out, linear(x, w.weight, {})) == "");
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("check_weight: refuses scales that do not cover the weight", "[matmul]") {
+  Random random(8);
+  const HostWeight good = random_weight(random, DType::kI4x2, 6, 96, 32, 0, 4);
+  CHECK_NOTHROW(check_weight(good.weight));
+  const auto refused = [&](auto change) {
+    Weight w = good.weight;
+    change(w);
+    CHECK_THROWS_AS(check_weight(w), Bug);
+  };
+  refused([](Weight& w) { w.scale = w.scale.slice(1, 0, w.scale.dim(1) - 1); });
+  refused([](Weight& w) { w.scale = w.scale.slice(0, 0, w.scale.dim(0) - 1); });
+  refused([](Weight& w) { w.scale = {}; });
+  refused([](Weight& w) { w.scale.dtype = DType::kBF16; });
+  refused([](Weight& w) { w.block_cols = 0; });
+  refused([](Weight& w) { w.col_offset = 32; });
+  refused([](Weight& w) { w.row_offset = 1; });
+  refused([](Weight& w) { w.col_offset = 3; });   // inside a byte
+  refused([](Weight& w) { w.block_cols = 31; });
+  refused([](Weight& w) { w.data.dtype = DType::kI32; });
+  refused([](Weight& w) { w.data.rank = 1; });
 }
 
 TEST_CASE("linear: weight rows may lie apart", "[matmul]") {
@@ -147,15 +194,16 @@ TEST_CASE("dequantize: exact to F32, rounded once to BF16", "[matmul]") {
     Random random(6);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
     for (const DType type : kWeightTypes) {
-      for (const int32_t col_offset : {0, 3}) {
+      for (const int32_t col_offset : {0, type == DType::kI4x2 ? 4 : 3}) {
         INFO(name << " " << dtype_name(type) << " col_offset " << col_offset);
-        const HostWeight w = random_weight(random, type, 20, 141, 32, 7, col_offset);
-        HostTensor exact(DType::kF32, {20, 141}), rounded(DType::kBF16, {20, 141});
+        const int64_t k = type == DType::kI4x2 ? 142 : 141;
+        const HostWeight w = random_weight(random, type, 20, k, 32, 7, col_offset);
+        HostTensor exact(DType::kF32, {20, k}), rounded(DType::kBF16, {20, k});
         ops->dequantize(w.weight, exact);
         ops->dequantize(w.weight, rounded);
         int wrong = 0;
         for (int64_t i = 0; i < 20; ++i) {
-          for (int64_t j = 0; j < 141; ++j) {
+          for (int64_t j = 0; j < k; ++j) {
             const auto value = static_cast<float>(weight_at(w.weight, i, j));
             wrong += exact.view().row<float>(i)[j] != value;
             wrong += rounded.view().row<BF16>(i)[j].bits != to_bf16(value).bits;

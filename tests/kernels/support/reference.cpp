@@ -32,6 +32,7 @@ double value_at(const Tensor& tensor, int64_t offset) {
     case DType::kBF16: return to_float(tensor.as<BF16>()[offset]);
     case DType::kF8E4M3: return to_float(tensor.as<F8E4M3>()[offset]);
     case DType::kI32: return tensor.as<int32_t>()[offset];
+    case DType::kI8: return tensor.as<int8_t>()[offset];
     default: SHOAL_CHECK(false, "{}", dtype_name(tensor.dtype));
   }
 }
@@ -58,8 +59,15 @@ std::string first_violation(const Tensor& actual, const Expected& expected) {
 }
 
 double weight_at(const Weight& w, int64_t row, int64_t col) {
-  const double value = value_at(w.data, row * w.data.stride[0] + col);
-  if (w.data.dtype != DType::kF8E4M3) return value;
+  double value = 0;
+  if (w.data.dtype == DType::kI4x2) {
+    const uint8_t byte = w.data.row<const uint8_t>(row)[col / 2];
+    const int nibble = col % 2 == 0 ? byte & 15 : byte >> 4;
+    value = nibble < 8 ? nibble : nibble - 16;
+  } else {
+    value = value_at(w.data, row * w.data.stride[0] + col);
+  }
+  if (!has_scales(w.data.dtype)) return value;
   const double scale = value_at(w.scale, (row + w.row_offset) / w.block_rows * w.scale.stride[0] +
                                              (col + w.col_offset) / w.block_cols);
   return static_cast<float>(value * scale);

@@ -87,19 +87,22 @@ std::vector<int32_t> Random::permutation(int64_t n) {
 HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int32_t block,
                          int32_t row_offset, int32_t col_offset) {
   HostWeight result;
-  if (dtype == DType::kF8E4M3) {
-    // Every finite code turns up, subnormals too.
-    result.data = HostTensor(dtype, {n, k});
+  if (has_scales(dtype)) {
+    // Every code turns up, subnormals too, but for the NaNs of FP8.
+    result.data = HostTensor(dtype, {n, dtype == DType::kI4x2 ? k / 2 : k});
     for_each_index(result.data, [&](int64_t at) {
-      const auto code = static_cast<uint8_t>(random.below(256));
-      result.data.view().as<F8E4M3>()[at] = {(code & 0x7f) == 0x7f ? uint8_t{0} : code};
+      auto code = static_cast<uint8_t>(random.below(256));
+      if (dtype == DType::kF8E4M3 && (code & 0x7f) == 0x7f) code = 0;
+      result.data.view().as<uint8_t>()[at] = code;
     });
-    result.scale = HostTensor(
-        DType::kF32, {(n + row_offset + block - 1) / block, (k + col_offset + block - 1) / block});
+    const int32_t block_rows = dtype == DType::kF8E4M3 ? block : 1;
+    if (block_rows == 1) row_offset = 0;
+    result.scale = HostTensor(DType::kF32, {(n + row_offset + block_rows - 1) / block_rows,
+                                            (k + col_offset + block - 1) / block});
     for_each_index(result.scale, [&](int64_t at) {
       result.scale.view().as<float>()[at] = 1e-3f + 1e-2f * std::abs(random.normal());
     });
-    result.weight = {result.data, result.scale, block, block, row_offset, col_offset};
+    result.weight = {result.data, result.scale, block_rows, block, row_offset, col_offset};
   } else {
     result.data = random.tensor(dtype, {n, k});
     result.weight = {.data = result.data};

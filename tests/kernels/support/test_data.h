@@ -51,8 +51,9 @@ class Random {
   std::mt19937 engine_;
 };
 
-// A random weight that keeps its memory. FP8: blocks of block x block, the shard beginning at
-// (row_offset, col_offset) inside its first block.
+// A random weight that keeps its memory. FP8: blocks of block x block, INT8 and INT4: of 1 x block; the
+// shard begins at (row_offset, col_offset) inside its first block (integers: row_offset is 0, and INT4
+// wants an even k, block and col_offset).
 struct HostWeight {
   HostTensor data, scale;
   Weight weight;
