@@ -1,0 +1,72 @@
+// Data plane of GPU ranks over NCCL: everything is put on the device's stream and may be recorded in a
+// graph, but for all_to_all_counts, whose result the host reads.
+//
+// Sums: NCCL adds in an order of its own, not in rank order as collectives.h says of other back ends;
+// all ranks hold the same bits of an all-reduce all the same, and a run on the same GPUs repeats. BF16
+// is rounded at each addition. Small all-reduces may take the way of PeerAllReduce, which adds in rank
+// order and in F32.
+//
+// Failures: a call, or the next wait for the device, throws a DeviceFault that names rank, step, layer,
+// collective, bytes and seconds when another rank is late or gone (watchdog.h). No call waits for longer
+// than the time limit. After a fault every call throws it again; the process has to be restarted.
+//
+// Bytes sent are counted as in docs/parallelism.md: (N-1) B for an all-reduce in one round (PeerAllReduce
+// up to its one-shot size), else two rounds' worth, of slices in units of 16 elements.
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/cuda_device.h"
+#include "parallel/collectives.h"
+#include "parallel/nccl/nccl_comm.h"
+#include "parallel/nccl/watchdog.h"
+#include "parallel/process_group.h"
+
+namespace shoal {
+
+struct NcclOptions {
+  // Longest wait for another rank. Far above the time of any collective (a long prefill takes seconds, and
+  // its ranks stay in step), far below the patience of a client.
+  std::chrono::milliseconds time_limit = std::chrono::seconds(30);
+  // Whether small all-reduces may go through peer memory, where the GPUs can reach each other's.
+  bool peer_memory = true;
+};
+
+class NcclCollectives final : public Collectives {
+ public:
+  // Collective, over all ranks of `control`, which is not used after that but for its abort(). Throws as
+  // NcclComm's constructor does. Device and control group must outlive it.
+  NcclCollectives(CudaDevice& device, ProcessGroup& control, NcclOptions options = {});
+  ~NcclCollectives() override;
+
+  int rank() const override { return comm_.rank(); }
+  int size() const override { return comm_.size(); }
+  void all_reduce_sum(const Tensor& x) override;  // F32 | BF16 | I32
+  void all_gather_rows(const Tensor& local, std::span<const int64_t> rows,
+                       const Tensor& out) override;
+  void reduce_scatter_rows(const Tensor& x, std::span<const int64_t> rows,
+                           const Tensor& out) override;
+  void all_to_all_rows(const Tensor& send, std::span<const int64_t> send_rows, const Tensor& recv,
+                       std::span<const int64_t> recv_rows) override;
+  // An all-gather of N int64 per rank through device memory: one small kernel and one wait for the
+  // stream, some 30 us, where the control group would sleep for up to milliseconds.
+  void all_to_all_counts(std::span<const int64_t> send, std::span<int64_t> recv) override;
+  void gather_rows_to_root(const Tensor& local, std::span<const int64_t> elements,
+                           const Tensor& out) override;
+
+  Watchdog& watchdog() { return watchdog_; }
+  Position position() const { return {step_, layer_}; }
+
+ private:
+  // Puts one NCCL group on the stream, noted as the collective `name`.
+  void run(const char* name, int64_t bytes, const std::function<void(ncclComm_t)>& calls);
+  void count_all_reduce(const Tensor& x, bool one_round);
+  cudaStream_t stream() const { return device_.stream(); }
+
+  CudaDevice& device_;
+  NcclComm comm_;
+  Watchdog watchdog_;  // ends before comm_: its thread uses it
+  Buffer counts_;      // [1 + N, N] I64: own counts, then everybody's
+};
+
+}  // namespace shoal

@@ -1,0 +1,110 @@
+// Watchdog: notices a collective that does not end, because another rank died, hangs or is late, and
+// turns it into one DeviceFault that says which.
+//
+// Whoever puts a collective (or a graph that holds some) on the device's stream does it inside a Scope:
+// what it is goes into a list, and an event behind it tells when it has ended. A thread looks at the
+// oldest one; it sleeps while there is none. When that one has had the stream for longer than the time
+// limit, when NCCL reports an error, or when peer_lost() is called, the watchdog runs `abort`, which
+// must free the stream without the other ranks' help. The owner's thread, which waits for the stream or
+// comes with its next collective, then gets the DeviceFault from check().
+//
+// Should the stream not be free kGrace after the abort, `last_resort` is called, which ends the process:
+// there is no other way out of a driver call that does not return.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/cuda/cuda_device.h"
+
+namespace shoal {
+
+// Where in the model a collective belongs.
+struct Position {
+  uint64_t step = 0;
+  int32_t layer = -1;  // -1: outside the layers
+};
+
+class Watchdog {
+ public:
+  static constexpr std::chrono::seconds kGrace{20};
+
+  struct Hooks {
+    std::function<ncclResult_t()> async_error;             // any thread
+    std::function<void()> abort;                           // any thread; called once
+    std::function<void(const std::string&)> last_resort;  // does not return
+  };
+
+  Watchdog(CudaDevice& device, int rank, int size, std::chrono::milliseconds time_limit,
+           Hooks hooks);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+
+  // Throws the DeviceFault, if there is one. Any thread.
+  void check() const;
+  // The control plane knows that a rank is gone. Any thread.
+  void peer_lost(const std::string& what);
+  // Records the fault unless there is one, aborts, and throws. Any thread.
+  [[noreturn]] void fail(const std::string& what);
+
+  // Notes what is put on the stream between its construction and its end. `name`: the collective, or
+  // "graph (32 sequences)". While a graph is recorded nothing is noted: whoever launches it does that.
+  class Scope {
+   public:
+    Scope(Watchdog& watchdog, std::string name, int64_t bytes, Position position);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    // "rank 1 of 4: all_reduce_sum of 28672 bytes (collective 57, step 12, layer 3)"
+    std::string description() const;
+
+   private:
+    friend class Watchdog;
+    Watchdog& watchdog_;
+    std::string name_;
+    int64_t bytes_;
+    Position position_;
+    int64_t number_;
+  };
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Entry {
+    std::string what;
+    Clock::time_point issued;
+    cudaEvent_t ended = nullptr;
+  };
+
+  void watch();
+  // Looks at the oldest entry; the reason to abort, or "".
+  std::string look();
+  void trip(const std::string& reason);
+  cudaEvent_t take_event();
+
+  CudaDevice& device_;
+  const int rank_, size_;
+  const std::chrono::milliseconds time_limit_;
+  const Hooks hooks_;
+  int64_t next_number_ = 0;  // the owner's thread only
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  // Guarded by mutex_:
+  std::deque<Entry> entries_;  // on the stream and not known to have ended, oldest first
+  std::vector<cudaEvent_t> spare_events_;
+  Clock::time_point free_since_{};  // when the entry before the oldest ended
+  std::string fault_;               // "" while all is well
+  bool ending_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace shoal
