@@ -58,6 +58,8 @@ class CudaOps final : public Ops {
                const Tensor& out) override;
   void dequantize(const Weight& w, const Tensor& out) override;
 
+  CublasLt& cublaslt() { return *cublaslt_; }  // to set, tune and describe
+
  private:
   cudaStream_t stream() const { return device_.stream(); }
 
