@@ -4,13 +4,15 @@
 //
 // Common rules:
 //  - Outputs never alias inputs unless a verb says "in place". Tensors with zero rows are valid.
-//  - Activations are F32 on the CPU (BF16 allowed on CUDA); weights F32 | F16 | BF16 | F8E4M3 blocks;
-//    KV caches F32 | BF16; index tensors I32.
+//  - Activations are F32 on the CPU, F32 or BF16 on CUDA; weights F32 | F16 | BF16 | F8E4M3 blocks |
+//    I8 and I4x2 groups; KV caches F32 | BF16; index tensors I32.
 //  - A row of an output depends only on its own row of the inputs, in bits: the same order of
-//    additions whatever the number of rows, threads or neighbours (on the CPU).
+//    additions whatever the number of rows, threads or neighbours (on the CPU; on CUDA the same call
+//    gives the same bits again, but a kernel for few rows may round differently from one for many).
 //  - Shapes that do not fit trip SHOAL_CHECK. Indices (token ids, slots, pages) are trusted: the
 //    scheduler and the request validation have checked them.
-//  - One thread calls; a verb may use the back end's own threads inside.
+//  - One thread calls; a verb may use the back end's own threads inside. On CUDA a verb only issues
+//    work: what it does depends on the shapes, never on values in device memory (graphs).
 #pragma once
 
 #include <cstdint>
@@ -127,7 +129,7 @@ class Ops {
   virtual void gather_cache(const Tensor& cache,        // [num_slots, dim]
                             const Tensor& block_table,  // [max_pages] I32
                             int32_t page_size, int64_t begin, int64_t end,
-                            const Tensor& out) = 0;  // [end - begin, dim] F32
+                            const Tensor& out) = 0;  // [end - begin, dim]
 
   // MLA, absorbed form (Multi-head Latent Attention, DeepSeek-V2 paper, 2.1): every head attends to
   // the same latent row; K is the whole row, V its first kv_lora elements.

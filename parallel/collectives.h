@@ -46,11 +46,20 @@ class Collectives {
                                    std::span<const int64_t> elements,  // elements that rank r gives
                                    const Tensor& out) = 0;         // [sum of elements] on rank 0
 
+  // Where the model is, for reports of what failed: a collective that hangs is named by them.
+  void at_step(uint64_t step) {
+    step_ = step;
+    layer_ = -1;
+  }
+  void at_layer(int32_t layer) { layer_ = layer; }
+
   // Bytes that this rank has sent since construction: what docs/parallelism.md predicts.
   int64_t bytes_sent() const { return bytes_sent_; }
 
  protected:
   int64_t bytes_sent_ = 0;
+  uint64_t step_ = 0;
+  int32_t layer_ = -1;  // -1: outside the layers
 };
 
 }  // namespace shoal

@@ -1,7 +1,5 @@
 #include "parallel/linear.h"
 
-#include <vector>
-
 namespace shoal {
 
 Tensor Linear::forward(ExecContext& ctx, const Tensor& x, DType out_dtype) const {
@@ -9,14 +7,14 @@ Tensor Linear::forward(ExecContext& ctx, const Tensor& x, DType out_dtype) const
               x.shape_string(), weight_.data.shape_string());
   const int64_t rows = x.dim(0);
   const int64_t n = weight_.n();
+  const Tensor out = ctx.workspace.tensor(out_dtype, {rows, n});  // [T, n held]
   if (weight_.k() == 0) {
     // A rank without input features (more ranks than units of the dimension) adds nothing to the
     // sum.
     SHOAL_CHECK(!bias_.defined());
-    const std::vector<std::byte> zeros(rows * n * dtype_size(out_dtype));
-    return ctx.workspace.from_host(out_dtype, zeros.data(), {rows, n});
+    ctx.workspace.device().zero(out.data, out.num_bytes());
+    return out;
   }
-  const Tensor out = ctx.workspace.tensor(out_dtype, {rows, n});  // [T, n held]
   if (rows > 0 && n > 0) ctx.ops.linear(x, weight_, bias_, out);
   return out;
 }

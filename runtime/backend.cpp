@@ -7,6 +7,11 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "parallel/self/self_group.h"
+#ifdef SHOAL_WITH_CUDA
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_device.h"
+#include "parallel/nccl/nccl_collectives.h"
+#endif
 #ifdef SHOAL_WITH_MPI
 #include "parallel/mpi/mpi_collectives.h"
 #include "parallel/mpi/mpi_group.h"
@@ -22,11 +27,18 @@ int usable_cores() {
   return std::max(CPU_COUNT(&set), 1);
 }
 
-// What mpirun says of this node; 1 outside mpirun.
-int ranks_on_this_node() {
-  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  return text == nullptr ? 1 : std::max(std::atoi(text), 1);
+// What mpirun says of this node; `alone` outside mpirun.
+int from_launcher(const char* variable, int alone) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? alone : std::atoi(text);
 }
+int ranks_on_this_node() { return std::max(from_launcher("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1); }
+
+#if defined(SHOAL_WITH_CUDA) && !defined(SHOAL_CUDA_EMULATED)
+bool gpu_by_default() { return cuda_device_count() > 0; }
+#else
+bool gpu_by_default() { return false; }  // the emulated GPU is for tests: only who names it gets it
+#endif
 
 }  // namespace
 
@@ -40,30 +52,51 @@ class RankRuntime::World {};
 #endif
 
 RankRuntime::RankRuntime(const BackendOptions& options) {
-  if (options.device != "cpu") {
-    throw_invalid("--device {}: this build has cpu only", options.device);
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
+    throw_invalid("--device {}: use auto, cpu or cuda", options.device);
   }
+  on_cpu_ = options.device == "cpu" || (options.device == "auto" && !gpu_by_default());
   num_threads_ = options.num_threads > 0 ? options.num_threads
                                          : std::max(usable_cores() / ranks_on_this_node(), 1);
-  device_ = make_cpu_device();
-  ops_ = make_cpu_ops(num_threads_);
 #ifdef SHOAL_WITH_MPI
   if (MpiRuntime::launched_ranks() > 1) {
     world_ = std::make_unique<World>();
     group_ = std::make_unique<MpiProcessGroup>();
-    collectives_ = std::make_unique<MpiCollectives>(*device_);
   }
 #endif
-  if (!group_) {
-    group_ = std::make_unique<SelfProcessGroup>();
-    collectives_ = std::make_unique<SelfCollectives>(*device_);
+  if (!group_) group_ = std::make_unique<SelfProcessGroup>();
+  if (on_cpu_) {
+    join_cpu();
+  } else {
+    join_cuda();
   }
+  if (!collectives_) collectives_ = std::make_unique<SelfCollectives>(*device_);
   workspace_ = std::make_unique<Workspace>(*device_);
+}
+
+void RankRuntime::join_cpu() {
+  device_ = make_cpu_device();
+  ops_ = make_cpu_ops(num_threads_);
+#ifdef SHOAL_WITH_MPI
+  if (size() > 1) collectives_ = std::make_unique<MpiCollectives>(*device_);
+#endif
+}
+
+void RankRuntime::join_cuda() {
+#ifdef SHOAL_WITH_CUDA
+  auto device = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
+  ops_ = make_cuda_ops(*device);
+  if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(*device, *group_);
+  device_ = std::move(device);
+#else
+  throw_invalid("--device cuda: this build has cpu only; build with -DSHOAL_CUDA=ON");
+#endif
 }
 
 RankRuntime::~RankRuntime() = default;
 
 std::string RankRuntime::description() const {
+  if (!on_cpu_) return fmt::format("{}, rank {} of {}", device_->name(), rank(), size());
   return fmt::format("{}: {} thread{}, {}, rank {} of {}", device_->name(), num_threads_,
                      num_threads_ == 1 ? "" : "s", cpu_target_name(), rank(), size());
 }
@@ -77,8 +110,13 @@ bool multi_rank_supported() {
 }
 
 std::string backend_summary() {
-  return fmt::format("cpu: {}, {} cores usable; MPI: {}; CUDA: not built in", cpu_target_name(),
-                     usable_cores(), multi_rank_supported() ? "yes" : "no");
+#ifdef SHOAL_WITH_CUDA
+  const std::string cuda = cuda_summary();
+#else
+  const std::string cuda = "not built in";
+#endif
+  return fmt::format("cpu: {}, {} cores usable; MPI: {}; CUDA: {}", cpu_target_name(),
+                     usable_cores(), multi_rank_supported() ? "yes" : "no", cuda);
 }
 
 }  // namespace shoal

@@ -15,7 +15,7 @@
 namespace shoal {
 
 struct BackendOptions {
-  std::string device = "cpu";
+  std::string device = "auto";  // auto (a GPU where this build and machine have one) | cpu | cuda
   int num_threads = 0;  // 0: the cores this process may use, divided by the ranks on this node
 };
 
@@ -23,7 +23,8 @@ struct BackendOptions {
 class RankRuntime {
  public:
   // Joins the world that the process was started in (mpirun, or alone). Throws InvalidInput for a
-  // device that this build or machine does not have.
+  // device that this build or machine does not have. Of several GPUs a rank takes the one of its number
+  // on its node.
   explicit RankRuntime(const BackendOptions& options);
   ~RankRuntime();
   RankRuntime(const RankRuntime&) = delete;
@@ -36,12 +37,20 @@ class RankRuntime {
   ProcessGroup& group() const { return *group_; }
   Collectives& collectives() const { return *collectives_; }
   Workspace& workspace() const { return *workspace_; }
-  ExecContext exec() const { return {*ops_, *workspace_, *collectives_}; }
-  std::string description() const;  // "cpu: 2 threads, AVX3_DL, rank 0 of 2 (MPI)"
+  // Activations are F32 on the CPU, and of the model's type (F32 | BF16) on a GPU.
+  ExecContext exec(DType model_dtype) const {
+    return {*ops_, *workspace_, *collectives_, on_cpu_ ? DType::kF32 : model_dtype};
+  }
+  bool on_cpu() const { return on_cpu_; }
+  std::string description() const;  // "cpu: 2 threads, AVX3_DL, rank 0 of 2"
 
  private:
   class World;  // keeps MPI initialised while there is one
   std::unique_ptr<World> world_;
+  void join_cpu();
+  void join_cuda();
+
+  bool on_cpu_ = true;
   int num_threads_ = 1;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Ops> ops_;

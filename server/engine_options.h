@@ -10,7 +10,7 @@ namespace shoal {
 struct EngineOptions {
   std::string model;                      // --model: folder or org/name
   std::string revision = "main";          // --revision
-  std::string device = "cpu";             // --device
+  std::string device = "auto";            // --device auto|cpu|cuda
   std::string dtype = "auto";             // --dtype auto|float32|bfloat16
   std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16
   int tensor_parallel_size = 1;           // --tensor-parallel-size
@@ -23,6 +23,8 @@ struct EngineOptions {
   int page_size = 16;                     // --block-size
   int64_t kv_cache_tokens = 0;            // --kv-cache-tokens; 0: from --kv-cache-memory
   int64_t kv_cache_memory_bytes = 0;      // --kv-cache-memory; 0: 4 GiB or a quarter of what is free
+  double gpu_memory_utilization = 0.9;    // --gpu-memory-utilization
+  bool enforce_eager = false;             // --enforce-eager
   bool enable_prefix_caching = true;      // --no-enable-prefix-caching
 };
 

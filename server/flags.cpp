@@ -51,8 +51,8 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
   app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
       ->group(group)
       ->capture_default_str();
-  app.add_option("--device", o.device, "Device of the ranks")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
+  app.add_option("--device", o.device, "Device of the ranks; auto: GPUs where there are any")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->group(group)
       ->capture_default_str();
   app.add_option("--dtype", o.dtype, "Type of weights and activations; auto: bfloat16")
@@ -104,10 +104,18 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->group(group)
       ->capture_default_str();
   app.add_option("--kv-cache-memory", o.kv_cache_memory_bytes,
-                 "Bytes of KV cache of a rank (4GiB); 0: 4 GiB or a quarter of what is free")
+                 "Bytes of KV cache of a rank (4GiB); 0: what --gpu-memory-utilization leaves on a "
+                 "GPU; 4 GiB or a quarter of what is free on the CPU")
       ->transform(CLI::AsSizeValue(false))
       ->group(group)
       ->capture_default_str();
+  app.add_option("--gpu-memory-utilization", o.gpu_memory_utilization,
+                 "Share of a GPU's memory for weights, KV cache and workspace together")
+      ->check(CLI::Range(0.01, 1.0))
+      ->group(group)
+      ->capture_default_str();
+  app.add_flag("--enforce-eager", o.enforce_eager, "Run decode steps without CUDA graphs")
+      ->group(group);
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.enable_prefix_caching,
                "Reuse the KV cache of prompts that begin alike (on by default)")
       ->group(group);

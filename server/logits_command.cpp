@@ -143,6 +143,7 @@ int run_logits(const LogitsOptions& options) {
   load.max_model_len = length;
   load.max_num_seqs = 1;
   load.kv_cache_tokens = length;
+  load.enforce_eager = true;  // one sequence, once: recording would cost more than it gains
   const std::unique_ptr<LoadedModel> model = load_model(rank, load);
   const int64_t vocab = model->config.vocab_size;
   for (int32_t token : tokens) {

@@ -41,6 +41,8 @@ LoadOptions load_options(const EngineOptions& o) {
   load.max_num_seqs = o.max_num_seqs;
   load.kv_cache_tokens = o.kv_cache_tokens;
   load.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
+  load.gpu_memory_utilization = o.gpu_memory_utilization;
+  load.enforce_eager = o.enforce_eager;
   return load;
 }
 

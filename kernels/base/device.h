@@ -23,14 +23,19 @@ class DeviceGraph {
 class Device {
  public:
   virtual ~Device() = default;
-  virtual std::string name() const = 0;  // "cpu (2 threads, AVX3_ZEN4)"
-  // Whether this process can read and write the device's memory itself.
-  virtual bool host_memory() const { return false; }
+  virtual std::string name() const = 0;  // "cpu", "cuda:0 NVIDIA H100 80GB HBM3 (sm_90, 79 GiB)"
   // Aligned to 256 bytes, uninitialised. Throws DeviceFault naming the size when out of memory.
   virtual Buffer allocate(size_t bytes) = 0;
   // Host <-> device; the host memory may be reused when the call returns.
   virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  virtual void copy_on_device(void* to, const void* from, size_t bytes) = 0;
+  // Brings `bytes` that `fill` makes, without a copy more than the device needs: fill writes the bytes
+  // [offset, offset + count) to the memory it is given, which the device reads (or is the device's
+  // own). Pieces are whole multiples of `unit` and come in order; one is filled while another is on
+  // its way.
+  using Fill = std::function<void(std::byte* memory, size_t offset, size_t count)>;
+  virtual void upload(void* device, size_t bytes, size_t unit, const Fill& fill) = 0;
   virtual void zero(void* device, size_t bytes) = 0;
   virtual void synchronize() = 0;
   // Records the work that `work` issues to this device, without running it. While it records, `work`

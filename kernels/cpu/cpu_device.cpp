@@ -20,7 +20,6 @@ constexpr size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1)
 class CpuDevice final : public Device {
  public:
   std::string name() const override { return "cpu"; }
-  bool host_memory() const override { return true; }
 
   Buffer allocate(size_t bytes) override {
     if (bytes > SIZE_MAX - 2 * kHugePage) out_of_memory(bytes);
@@ -35,6 +34,12 @@ class CpuDevice final : public Device {
   }
   void copy_to_host(void* host, const void* device, size_t bytes) override {
     if (bytes > 0) std::memcpy(host, device, bytes);
+  }
+  void copy_on_device(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memmove(to, from, bytes);
+  }
+  void upload(void* device, size_t bytes, size_t unit, const Fill& fill) override {
+    if (bytes > 0) fill(static_cast<std::byte*>(device), 0, bytes);
   }
   void zero(void* device, size_t bytes) override {
     if (bytes > 0) std::memset(device, 0, bytes);

@@ -163,15 +163,28 @@ std::byte* CudaDevice::stage(size_t bytes) {
 }
 
 void CudaDevice::copy_to_device(void* device, const void* host, size_t bytes) {
+  upload(device, bytes, 1, [&](std::byte* memory, size_t offset, size_t count) {
+    std::memcpy(memory, static_cast<const std::byte*>(host) + offset, count);
+  });
+}
+
+void CudaDevice::upload(void* device, size_t bytes, size_t unit, const Fill& fill) {
   SHOAL_CHECK(!capturing_, "host values copied while a graph is recorded");
+  SHOAL_CHECK(0 < unit && unit <= kStagingBytes, "pieces of {} bytes", unit);
+  const size_t largest = kStagingBytes / unit * unit;
   for (size_t done = 0; done < bytes;) {
-    const size_t piece = std::min(bytes - done, kStagingBytes);
+    const size_t piece = std::min(bytes - done, largest);
     std::byte* staged = stage(piece);
-    std::memcpy(staged, static_cast<const std::byte*>(host) + done, piece);
+    fill(staged, done, piece);
     SHOAL_CUDA_CHECK(cudaMemcpyAsync(static_cast<std::byte*>(device) + done, staged, piece,
                                      cudaMemcpyHostToDevice, stream_));
     done += piece;
   }
+}
+
+void CudaDevice::copy_on_device(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  SHOAL_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
 }
 
 void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {

@@ -21,10 +21,12 @@ class CudaDevice final : public Device {
 
   std::string name() const override;
   Buffer allocate(size_t bytes) override;
-  // Goes through pinned memory and returns at once (for more than the staging memory holds: when the
-  // last piece is on its way); ordered on stream() with everything else.
+  // Goes through pinned memory and returns when the last piece is on its way; ordered on stream() with
+  // everything else.
   void copy_to_device(void* device, const void* host, size_t bytes) override;
   void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_on_device(void* to, const void* from, size_t bytes) override;
+  void upload(void* device, size_t bytes, size_t unit, const Fill& fill) override;
   void zero(void* device, size_t bytes) override;
   void synchronize() override;
   std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) override;
@@ -41,7 +43,9 @@ class CudaDevice final : public Device {
   void deallocate(void* data) override;
 
  private:
-  static constexpr size_t kStagingBytes = size_t{8} << 20;
+  // Two slots: one is filled while the other is copied. 16 MiB keep four reading threads busy (2 MiB a
+  // piece) and make the 20 us of a copy's start small beside its 0.6 ms at PCIe 4.0's 25 GB/s.
+  static constexpr size_t kStagingBytes = size_t{16} << 20;
   static constexpr int kStagingSlots = 2;
   struct Staging {
     std::byte* data = nullptr;

@@ -17,9 +17,7 @@ void SelfCollectives::copy(const Tensor& from, const Tensor& to) {
   SHOAL_CHECK(from.contiguous() && to.contiguous() && from.num_bytes() == to.num_bytes(),
               "{} to {}", from.shape_string(), to.shape_string());
   if (from.data == to.data || from.num_bytes() == 0) return;
-  staging_.resize(from.num_bytes());
-  device_.copy_to_host(staging_.data(), from.data, staging_.size());
-  device_.copy_to_device(to.data, staging_.data(), staging_.size());
+  device_.copy_on_device(to.data, from.data, from.num_bytes());
 }
 
 void SelfCollectives::all_gather_rows(const Tensor& local, std::span<const int64_t> rows,

@@ -41,7 +41,6 @@ class SelfCollectives final : public Collectives {
   void copy(const Tensor& from, const Tensor& to);
 
   Device& device_;
-  std::vector<std::byte> staging_;
 };
 
 }  // namespace shoal

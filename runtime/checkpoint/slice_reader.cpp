@@ -18,8 +18,6 @@ namespace {
 constexpr int64_t kPieceBytes = int64_t{2} << 20;
 // Keeps an NVMe disk's queue filled; copying out of the page cache, four cores exceed 10 GB/s.
 constexpr int64_t kReadThreads = 4;
-// What is gathered in host memory before it goes to a device that cannot be written directly.
-constexpr int64_t kStagingBytes = int64_t{64} << 20;
 
 // Calls body(i) for every i < count on up to kReadThreads threads; rethrows the first exception.
 template <typename Body>
@@ -133,20 +131,13 @@ void SliceReader::read_to_host(const Slice& slice, DType dtype, Range rows, std:
 void SliceReader::read(const Slice& slice, DType dtype, void* out) {
   const int64_t width = slice.cols.size();
   if (slice.rows.size() == 0 || width == 0) return;
-  auto* target = static_cast<std::byte*>(out);
-  if (device_.host_memory()) {
-    read_to_host(slice, dtype, slice.rows, target);
-  } else {
-    const int64_t row_bytes = width * dtype_size(dtype);
-    const int64_t batch = std::max<int64_t>(kStagingBytes / row_bytes, 1);
-    for (int64_t row = slice.rows.begin; row < slice.rows.end; row += batch) {
-      const Range rows = {row, std::min(row + batch, slice.rows.end)};
-      staging_.resize(std::max<size_t>(staging_.size(), rows.size() * row_bytes));
-      read_to_host(slice, dtype, rows, staging_.data());
-      device_.copy_to_device(target + (row - slice.rows.begin) * row_bytes, staging_.data(),
-                             rows.size() * row_bytes);
-    }
-  }
+  const size_t row_bytes = width * dtype_size(dtype);
+  device_.upload(out, slice.rows.size() * row_bytes, row_bytes,
+                 [&](std::byte* memory, size_t offset, size_t count) {
+                   const auto first = slice.rows.begin + static_cast<int64_t>(offset / row_bytes);
+                   const auto rows = static_cast<int64_t>(count / row_bytes);
+                   read_to_host(slice, dtype, {first, first + rows}, memory);
+                 });
   bytes_read_ += static_cast<uint64_t>(slice.rows.size() * width * dtype_size(slice.info->dtype));
   if (progress_) progress_(bytes_read_);
 }

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "kernels/base/device.h"
 #include "kernels/base/dtype.h"
@@ -42,7 +41,6 @@ class SliceReader {
 
   Device& device_;
   std::function<void(uint64_t)> progress_;
-  std::vector<std::byte> staging_;
   uint64_t bytes_read_ = 0;
 };
 

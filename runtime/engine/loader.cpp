@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <limits>
+
+#include <spdlog/spdlog.h>
 
 #include "runtime/model/gqa_attention.h"
 #include "runtime/model/decoder.h"
@@ -24,9 +25,30 @@ int64_t kv_bytes_per_token(const ModelConfig& config, const ParallelLayout& layo
   return config.num_hidden_layers * kv_bytes_per_token_layer(config, kv_heads, dtype);
 }
 
+// What the KV cache gets when nobody says.
+int64_t default_kv_bytes(const LoadOptions& options, const RankRuntime& rank, int64_t weight_bytes) {
+  const auto [available, total] = rank.device().memory_info();
+  if (rank.on_cpu()) {
+    constexpr int64_t kMost = int64_t{4} << 30;
+    return std::min(kMost, static_cast<int64_t>(available) / rank.size() / 4);
+  }
+  // Activations of a step of some thousand tokens, partial sums, cuBLASLt's and NCCL's buffers, graphs.
+  constexpr int64_t kReserve = int64_t{2} << 30;
+  const auto held_by_others = static_cast<int64_t>(total - available);
+  const int64_t bytes = static_cast<int64_t>(options.gpu_memory_utilization * total) -
+                        held_by_others - weight_bytes - kReserve;
+  if (bytes <= 0) {
+    throw_invalid("--gpu-memory-utilization {}: {} has {} bytes free of {}; this rank's weights ({}) and "
+                  "workspace ({}) leave nothing for the KV cache; use more ranks, or a smaller model",
+                  options.gpu_memory_utilization, rank.device().name(), available, total, weight_bytes,
+                  kReserve);
+  }
+  return bytes;
+}
+
 // Sets max_model_len and num_pages.
-void size_kv_cache(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) {
-  constexpr int64_t kDefaultBytes = int64_t{4} << 30;
+void size_kv_cache(const LoadOptions& options, RankRuntime& rank, int64_t weight_bytes,
+                   LoadedModel& m) {
   const int64_t page = options.page_size;
   if (page <= 0 || page > 1024) throw_invalid("--block-size {}: use 1 to 1024", page);
   const int64_t model_len = m.config.max_position_embeddings;
@@ -38,10 +60,9 @@ void size_kv_cache(const LoadOptions& options, RankRuntime& rank, LoadedModel& m
   const int64_t per_token = kv_bytes_per_token(m.config, m.layout, m.kv_dtype);
   int64_t tokens = options.kv_cache_tokens;
   if (tokens <= 0) {
-    const auto available = static_cast<int64_t>(rank.device().memory_info().first);
     const int64_t bytes = options.kv_cache_memory_bytes > 0
                               ? options.kv_cache_memory_bytes
-                              : std::min(kDefaultBytes, available / rank.size() / 4);
+                              : default_kv_bytes(options, rank, weight_bytes);
     // More than every sequence at its longest would never be used.
     const int64_t most = options.max_num_seqs * ((wanted_len + page - 1) / page * page);
     tokens = std::min(bytes / per_token, most);
@@ -58,6 +79,22 @@ void size_kv_cache(const LoadOptions& options, RankRuntime& rank, LoadedModel& m
   m.max_model_len = std::min(wanted_len, pages * page);
 }
 
+void record_graphs(const LoadOptions& options, const RankRuntime& rank, LoadedModel& m) {
+  const auto start = std::chrono::steady_clock::now();
+  int graphs = 0;
+  const bool recorded = m.runner->record_graphs(
+      options.max_num_seqs, m.max_model_len, [&](int done, int all) {
+        graphs = all;
+        if (rank.rank() == 0 && (done % 8 == 1 || done == all)) {
+          spdlog::info("recording CUDA graphs: {} of {}", done, all);
+        }
+      });
+  if (!recorded || rank.rank() != 0) return;
+  spdlog::info("recorded {} CUDA graphs for decode steps of 1 to {} sequences in {:.1f} s", graphs,
+               decode_buckets(options.max_num_seqs).back(),
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
 }  // namespace
 
 std::unique_ptr<LoadedModel> load_model(
@@ -70,19 +107,20 @@ std::unique_ptr<LoadedModel> load_model(
   m->dtype = parse_dtype("--dtype", options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);
-  size_kv_cache(options, rank, *m);
-
   m->checkpoint = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();
+  size_kv_cache(options, rank, static_cast<int64_t>(total), *m);
+
   m->source = std::make_unique<CheckpointSource>(
       *m->checkpoint, m->config, rank.device(), m->dtype, [&](uint64_t bytes) {
         if (progress) progress(std::min(bytes, total), total);
       });
-  ExecContext ctx = rank.exec();
+  ExecContext ctx = rank.exec(m->dtype);
   m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len, options.load_mtp}, *m->source, ctx);
   check_all_used(*m->source, m->config);
-  m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->kv_dtype,
+  m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,
                                             options.page_size, m->num_pages);
+  if (!options.enforce_eager) record_graphs(options, rank, *m);
   rank.group().barrier();
   if (progress) progress(total, total);
   m->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -27,7 +27,10 @@ struct LoadOptions {
   int64_t max_model_len = 0;           // 0: the model's, or what the KV pages hold if that is less
   int64_t max_num_seqs = 64;           // pages beyond max_num_seqs * max_model_len are not made
   int64_t kv_cache_tokens = 0;         // per rank; 0: as many as kv_cache_memory_bytes hold
-  int64_t kv_cache_memory_bytes = 0;   // per rank; 0: a quarter of the free memory, 4 GiB at most
+  int64_t kv_cache_memory_bytes = 0;   // per rank; 0: on the CPU a quarter of the free memory, 4 GiB
+                                       // at most; on a GPU what gpu_memory_utilization leaves
+  double gpu_memory_utilization = 0.9; // of the GPU's memory, for weights, KV cache and workspace
+  bool enforce_eager = false;          // no CUDA graphs
 };
 
 // What one rank holds. Not movable: the parts refer to each other.

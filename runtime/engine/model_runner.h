@@ -2,11 +2,13 @@
 // returns the logits on rank 0.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "runtime/backend.h"
-#include "runtime/engine/step_runner.h"
+#include "runtime/engine/decode_graphs.h"
 #include "runtime/engine/step_runner.h"
 #include "runtime/model/model.h"
 #include "runtime/scheduler/step_plan.h"
@@ -15,9 +17,15 @@ namespace shoal {
 
 class ModelRunner : public StepRunner {
  public:
-  // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (F32 | BF16).
-  ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType kv_dtype,
-              int32_t page_size, int32_t num_pages);
+  // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (F32 | BF16)
+  // and one for padding. dtype: of the model (F32 | BF16).
+  ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType dtype,
+              DType kv_dtype, int32_t page_size, int32_t num_pages);
+
+  // Collective. From then on pure decode steps of up to max_num_seqs sequences are replayed from
+  // recorded graphs. False where the device has none.
+  bool record_graphs(int64_t max_num_seqs, int64_t max_model_len,
+                     const std::function<void(int done, int all)>& progress = {});
 
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
@@ -31,17 +39,19 @@ class ModelRunner : public StepRunner {
   int64_t kv_cache_bytes() const { return kv_cache_bytes_; }
 
  private:
-  ModelBatch make_batch(const StepPlan& plan);
-  std::span<const float> to_host(const Tensor& logits);
+  ModelBatch upload(const StepPlan& plan);
+  std::span<const float> to_host(const std::vector<Tensor>& pieces);
 
   RankRuntime& rank_;
   Model& model_;
   const ParallelLayout layout_;
+  DType dtype_;
   int32_t page_size_;
   int32_t num_pages_;
   int64_t kv_cache_bytes_ = 0;
   Buffer kv_memory_;
   KvCache kv_cache_;
+  std::unique_ptr<DecodeGraphs> graphs_;
   Tensor hidden_;  // of the last run(), [T, hidden], in the workspace
   std::vector<float> logits_;
 };

@@ -83,8 +83,10 @@ Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache
   ctx.ops.rms_norm(residual, layers_.front().input_layernorm, eps, h);
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Tensor& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
+    ctx.comm.at_layer(static_cast<int32_t>(i));
     run_layer(ctx, layout_, layers_[i], next_norm, eps, batch, cache.layers[i], residual, h);
   }
+  ctx.comm.at_layer(-1);
   return h;
 }
 

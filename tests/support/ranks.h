@@ -1,13 +1,17 @@
 // The world that a test binary was started in: one rank, or several under mpirun. Every rank runs the
 // same test cases; only CHECK (never REQUIRE) inside what is collective, or the others wait.
+// SHOAL_TEST_DEVICE=cuda runs the same tests on GPUs, or on the emulated ones.
 #pragma once
+
+#include <cstdlib>
 
 #include "runtime/backend.h"
 
 namespace shoal {
 
 inline RankRuntime& rank_runtime() {
-  static RankRuntime rank({"cpu", 1});
+  const char* device = std::getenv("SHOAL_TEST_DEVICE");
+  static RankRuntime rank({device == nullptr ? "cpu" : device, 1});
   return rank;
 }
 
