@@ -1,0 +1,284 @@
+// schedule_kernel: one block; which part of which tile each block of the attention kernel takes.
+// combine_kernel: one warp per (row, head) of a tile that was cut.
+//
+// The scheduler reads 8 bytes per sequence and writes 32 per item: a few microseconds, all of it latency,
+// per call. Its cut: parts of equal length `chunk` in key blocks, the same for all sequences, chosen
+// among 32 lengths (from total / target up to three times that, and "uncut") for the least
+//   ceil(items / target) * (chunk + kItemOverhead),
+// the time of the waves that the GPU needs. As chunk >= total / target there are at most tiles + target
+// items, and as a sequence that is cut has more than chunk blocks, at most 2 * target of them are parts:
+// grids and memory are bounded by shapes.
+//
+// The combination reads 4 * dv bytes per part and row (from L2: they were just written) and writes dv
+// elements; with about one part per block that the GPU holds this is a few megabytes at most.
+#include "kernels/cuda/split_kv.cuh"
+
+#include <algorithm>
+#include <bit>
+
+#include "kernels/cuda/cuda_ops.h"
+
+namespace shoal::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+// What an item costs besides its keys (queries in, partial result out and in again), in key blocks.
+constexpr int kItemOverhead = 2;
+// Keys that a part has at least: less than the pipeline's depth is not worth a part.
+constexpr int kMinKeys = 128;
+constexpr int kCombineWarps = 4;
+
+struct ScheduleCall {
+  const int32_t* query_start;  // [S + 1]
+  const int32_t* context_len;  // [S]
+  int32_t num_seqs;
+  int32_t heads, tile_rows, key_block;
+  int32_t target, min_blocks;
+  WorkItem* items;
+  WorkItem* combines;
+  int32_t* counts;
+};
+
+// How a sequence is worked on: `tiles` tiles of at most `blocks` key blocks.
+struct SequenceWork {
+  int32_t first_row, rows, context, tiles, blocks;
+};
+
+__device__ __forceinline__ SequenceWork sequence_work(const ScheduleCall& call, int32_t s) {
+  SequenceWork work;
+  work.first_row = call.query_start[s];
+  work.rows = call.query_start[s + 1] - work.first_row;
+  work.context = call.context_len[s];
+  work.tiles = (work.rows * call.heads + call.tile_rows - 1) / call.tile_rows;
+  work.blocks = (work.context + call.key_block - 1) / call.key_block;
+  return work;
+}
+
+// Sum of the values of the threads before this one; `total` gets that of all. scratch: [kWarps].
+__device__ int32_t exclusive_scan(int32_t value, int32_t* scratch, int32_t& total) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  int32_t inclusive = value;
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const int32_t before = __shfl_up_sync(kFullMask, inclusive, offset);
+    if (lane >= offset) inclusive += before;
+  }
+  if (lane == kWarp - 1) scratch[warp] = inclusive;
+  __syncthreads();
+  int32_t base = 0;
+  total = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) base += scratch[w];
+    total += scratch[w];
+  }
+  __syncthreads();
+  return base + inclusive - value;
+}
+
+// The length of a part in key blocks, on all threads.
+__device__ int32_t choose_chunk(const ScheduleCall& call) {
+  __shared__ int64_t sums[kWarp];
+  __shared__ int32_t maxima[kWarp];
+  __shared__ int32_t items_of[kWarps][kWarp];
+  __shared__ int32_t chosen;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+
+  int64_t cost = 0;
+  int32_t most = 1;
+  for (int32_t s = threadIdx.x; s < call.num_seqs; s += kThreads) {
+    const SequenceWork work = sequence_work(call, s);
+    cost += int64_t{work.tiles} * work.blocks;
+    if (work.tiles > 0) most = max(most, work.blocks);
+  }
+  cost = block_sum(cost, sums);
+  most = block_max(most, maxima);
+  if (call.target == 0) return most;
+
+  const int64_t even = (cost + call.target - 1) / call.target;
+  const int64_t base = even > call.min_blocks ? even : call.min_blocks;
+  int64_t candidate = base + (base * lane + 15) / 16;
+  if (lane == kWarp - 1 || candidate > most) candidate = most > base ? most : base;
+  const auto chunk = static_cast<int32_t>(candidate);
+  int32_t items = 0;
+  for (int32_t s = warp; s < call.num_seqs; s += kWarps) {
+    const SequenceWork work = sequence_work(call, s);
+    items += work.tiles * max((work.blocks + chunk - 1) / chunk, 1);
+  }
+  items_of[warp][lane] = items;
+  __syncthreads();
+  if (warp == 0) {
+    int32_t total = 0;
+    for (int w = 0; w < kWarps; ++w) total += items_of[w][lane];
+    const int64_t waves = (int64_t{total} + call.target - 1) / call.target;
+    // The least time wins, of equal ones the longest part: time and lane in one number.
+    const int64_t time = waves * (chunk + kItemOverhead);
+    int64_t key = time * kWarp + (kWarp - 1 - lane);
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const int64_t other = __shfl_xor_sync(kFullMask, key, offset);
+      key = other < key ? other : key;
+    }
+    if (key % kWarp == kWarp - 1 - lane) chosen = chunk;
+  }
+  __syncthreads();
+  return chosen;
+}
+
+__global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleCall call) {
+  __shared__ int32_t scratch[kWarps];
+  struct Placed {
+    SequenceWork work;
+    int32_t parts, item, slot, combine;
+  };
+  __shared__ Placed placed[kThreads];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int32_t chunk = choose_chunk(call);
+
+  int32_t items = 0, slots = 0, combines = 0;  // so far
+  for (int32_t base = 0; base < call.num_seqs; base += kThreads) {
+    const int32_t s = base + static_cast<int32_t>(threadIdx.x);
+    Placed mine{};
+    if (s < call.num_seqs) {
+      mine.work = sequence_work(call, s);
+      mine.parts = max((mine.work.blocks + chunk - 1) / chunk, 1);
+    }
+    const bool cut = mine.parts > 1;
+    const int32_t num_items = mine.work.tiles * mine.parts;
+    int32_t new_items, new_slots, new_combines;
+    mine.item = items + exclusive_scan(num_items, scratch, new_items);
+    mine.slot = cut ? slots : -1;
+    const int32_t slots_before = exclusive_scan(cut ? num_items : 0, scratch, new_slots);
+    if (cut) mine.slot += slots_before;
+    mine.combine = combines + exclusive_scan(cut ? mine.work.tiles : 0, scratch, new_combines);
+    placed[threadIdx.x] = mine;
+    __syncthreads();
+    for (int i = warp; i < kThreads && base + i < call.num_seqs; i += kWarps) {
+      const Placed& p = placed[i];
+      for (int32_t j = lane; j < p.work.tiles * p.parts; j += kWarp) {
+        const int32_t tile = j / p.parts, part = j % p.parts;
+        const WorkItem item{base + i, p.work.first_row, p.work.rows,  p.work.context,
+                            tile,     part,             p.parts,      p.slot < 0 ? -1 : p.slot + j};
+        call.items[p.item + j] = item;
+        if (p.slot >= 0 && part == 0) call.combines[p.combine + tile] = item;
+      }
+    }
+    __syncthreads();
+    items += new_items;
+    slots += new_slots;
+    combines += new_combines;
+  }
+  if (threadIdx.x == 0) {
+    call.counts[0] = items;
+    call.counts[1] = combines;
+  }
+}
+
+// Grid: (max_combines, kv_heads, ceil(tile_rows / kCombineWarps)).
+template <typename TOut>
+__global__ void __launch_bounds__(kCombineWarps* kWarp) combine_kernel(PagedCall call) {
+  if (static_cast<int32_t>(blockIdx.x) >= call.work.counts[1]) return;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const auto kv = static_cast<int32_t>(blockIdx.y);
+  const WorkItem item = call.work.combines[blockIdx.x];
+  const Tile tile = make_tile(call, item, kv);
+  const int32_t pair = static_cast<int32_t>(blockIdx.z) * kCombineWarps + warp;
+  if (pair >= tile.pairs) return;  // the whole warp
+
+  const int64_t first = partial_row(call, item.slot, kv, pair);
+  const int64_t step = int64_t{call.kv_heads} * call.tile_rows;  // to the same pair of the next part
+  const float2* stats = call.work.stats + first;
+  float row_max = -INFINITY;
+  for (int32_t p = lane; p < item.parts; p += kWarp) row_max = fmaxf(row_max, stats[p * step].x);
+  row_max = warp_max(row_max);
+  const float shift = softmax_shift(row_max);
+  float sum = 0;
+  for (int32_t p = lane; p < item.parts; p += kWarp) {
+    sum += stats[p * step].y * exp2f(stats[p * step].x - shift);
+  }
+  const float inverse = softmax_inverse(warp_sum(sum));
+
+  const float* acc = call.work.acc + first * call.dv;
+  TOut* out = out_row<TOut>(call, tile, pair);
+  for (int32_t c = lane; c < call.dv; c += kWarp) {
+    float value = 0;
+#pragma unroll 4
+    for (int32_t p = 0; p < item.parts; ++p) {
+      value += acc[p * step * call.dv + c] * exp2f(stats[p * step].x - shift);
+    }
+    out[c] = from_f32<TOut>(value * inverse);
+  }
+}
+
+}  // namespace
+
+void check_batch(const PagedBatch& batch) {
+  const int64_t num_seqs = batch.context_len.num_elements();
+  check_i32_on_device(batch.query_start, num_seqs + 1, "query_start");
+  check_i32_on_device(batch.context_len, num_seqs, "context_len");
+  const Tensor& tables = batch.block_tables;
+  SHOAL_CHECK(batch.page_size > 0 && tables.rank == 2 && tables.dtype == DType::kI32 &&
+                  tables.dim(0) == num_seqs && tables.stride[1] == 1,
+              "page_size {}, block_tables {}", batch.page_size, tables.shape_string());
+}
+
+PageTable page_table(const PagedBatch& batch) {
+  const auto size = static_cast<uint32_t>(batch.page_size);
+  return {batch.block_tables.as<int32_t>(), batch.block_tables.stride[0], batch.page_size,
+          std::has_single_bit(size) ? std::countr_zero(size) : -1};
+}
+
+SplitPlan plan_split(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
+                     int64_t blocks_at_once) {
+  SplitPlan plan;
+  plan.heads = std::min(call.group, call.num_heads);
+  plan.min_blocks = std::max(kMinKeys / call.key_block, 1);
+  const int64_t num_seqs = std::min(batch.context_len.num_elements(), num_tokens);
+  // Sequence s has ceil(rows_s * heads / tile_rows) tiles; the rows are num_tokens together.
+  const int64_t rows = call.tile_rows, heads = plan.heads;
+  const int64_t max_tiles = std::min(num_tokens * ((heads + rows - 1) / rows),
+                                     (num_tokens * heads + num_seqs * (rows - 1)) / rows);
+  const int64_t max_blocks =
+      (batch.block_tables.dim(1) * batch.page_size + call.key_block - 1) / call.key_block;
+  const int64_t max_parts = (max_blocks + plan.min_blocks - 1) / plan.min_blocks;
+  plan.max_items = max_tiles;
+  if (max_parts > 1) {
+    plan.target = static_cast<int32_t>(std::max<int64_t>(blocks_at_once / call.kv_heads, 1));
+    plan.max_items = std::min(max_tiles + plan.target, max_tiles * max_parts);
+    plan.max_slots = std::min<int64_t>(plan.max_items, 2 * int64_t{plan.target});
+    plan.max_combines = std::min<int64_t>(max_tiles, plan.target);
+  }
+  SHOAL_CHECK(plan.max_items <= INT32_MAX, "{} tokens of {} heads", num_tokens, heads);
+  return plan;
+}
+
+void schedule(PagedCall& call, const SplitPlan& plan, const PagedBatch& batch, Workspace& scratch,
+              cudaStream_t stream) {
+  constexpr auto kItemInts = static_cast<int64_t>(sizeof(WorkItem) / sizeof(int32_t));
+  const Tensor items = scratch.tensor(DType::kI32, {plan.max_items, kItemInts});
+  const Tensor combines = scratch.tensor(DType::kI32, {plan.max_combines, kItemInts});
+  const Tensor counts = scratch.tensor(DType::kI32, {2});
+  const int64_t rows = plan.max_slots * call.kv_heads * call.tile_rows;
+  const Tensor acc = scratch.tensor(DType::kF32, {rows, call.dv});
+  const Tensor stats = scratch.tensor(DType::kF32, {rows, 2});
+  call.work = {items.as<WorkItem>(), combines.as<WorkItem>(), counts.as<int32_t>(), acc.as<float>(),
+               stats.as<float2>()};
+  launch(schedule_kernel, dim3(1), dim3(kThreads), 0, stream,
+         ScheduleCall{batch.query_start.as<int32_t>(), batch.context_len.as<int32_t>(),
+                      static_cast<int32_t>(batch.context_len.num_elements()), plan.heads,
+                      call.tile_rows, call.key_block, plan.target, plan.min_blocks,
+                      items.as<WorkItem>(), combines.as<WorkItem>(), counts.as<int32_t>()});
+}
+
+void combine_parts(const PagedCall& call, const SplitPlan& plan, DType out_type,
+                   cudaStream_t stream) {
+  if (plan.max_combines == 0) return;
+  const dim3 grid(static_cast<unsigned>(plan.max_combines), static_cast<unsigned>(call.kv_heads),
+                  static_cast<unsigned>((call.tile_rows + kCombineWarps - 1) / kCombineWarps));
+  const dim3 block(kCombineWarps * kWarp);
+  if (out_type == DType::kBF16) {
+    launch(combine_kernel<bf16>, grid, block, 0, stream, call);
+  } else {
+    launch(combine_kernel<float>, grid, block, 0, stream, call);
+  }
+}
+
+}  // namespace shoal::gpu
