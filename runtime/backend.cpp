@@ -34,10 +34,10 @@ int from_launcher(const char* variable, int alone) {
 }
 int ranks_on_this_node() { return std::max(from_launcher("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1); }
 
-#if defined(SHOAL_WITH_CUDA) && !defined(SHOAL_CUDA_EMULATED)
-bool gpu_by_default() { return cuda_device_count() > 0; }
+#ifdef SHOAL_CUDA_EMULATED
+bool gpu_by_default() { return false; }  // it is for tests: only who names it gets it
 #else
-bool gpu_by_default() { return false; }  // the emulated GPU is for tests: only who names it gets it
+bool gpu_by_default() { return gpu_count() > 0; }
 #endif
 
 }  // namespace
@@ -99,6 +99,14 @@ std::string RankRuntime::description() const {
   if (!on_cpu_) return fmt::format("{}, rank {} of {}", device_->name(), rank(), size());
   return fmt::format("{}: {} thread{}, {}, rank {} of {}", device_->name(), num_threads_,
                      num_threads_ == 1 ? "" : "s", cpu_target_name(), rank(), size());
+}
+
+int gpu_count() {
+#ifdef SHOAL_WITH_CUDA
+  return cuda_device_count();
+#else
+  return 0;
+#endif
 }
 
 bool multi_rank_supported() {

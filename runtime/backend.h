@@ -59,6 +59,9 @@ class RankRuntime {
   std::unique_ptr<Workspace> workspace_;
 };
 
+// GPUs that this build can use here; 0 without CUDA.
+int gpu_count();
+
 // Whether this build can run more than one rank.
 bool multi_rank_supported();
 

@@ -4,14 +4,19 @@
 #pragma once
 
 #include <cstdlib>
+#include <string>
 
 #include "runtime/backend.h"
 
 namespace shoal {
 
-inline RankRuntime& rank_runtime() {
+inline std::string test_device() {
   const char* device = std::getenv("SHOAL_TEST_DEVICE");
-  static RankRuntime rank({device == nullptr ? "cpu" : device, 1});
+  return device == nullptr ? "cpu" : device;
+}
+
+inline RankRuntime& rank_runtime() {
+  static RankRuntime rank({test_device(), 1});
   return rank;
 }
 

@@ -1,12 +1,29 @@
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // for the listener
 #include "tests/kernels/cuda/cuda_case.h"
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 
 #ifdef SHOAL_CUDA_EMULATED
 #include <emulated_cuda/control.h>
 #endif
 
 namespace shoal::test {
+
+namespace {
+// On a machine without a GPU the program ends as skipped.
+struct SkipWithoutGpu : Catch::TestEventListenerBase {
+  using TestEventListenerBase::TestEventListenerBase;
+  void testRunStarting(const Catch::TestRunInfo&) override {
+    if (cuda_device_count() > 0) return;
+    std::printf("SKIPPED: no GPU (%s)\n", cuda_summary().c_str());
+    std::fflush(stdout);
+    std::_Exit(0);
+  }
+};
+CATCH_REGISTER_LISTENER(SkipWithoutGpu)
+}  // namespace
 
 CudaDevice& cuda_device() {
   static const std::unique_ptr<CudaDevice> device = make_cuda_device(0);
