@@ -1,10 +1,129 @@
 // gqa_attention: grouped-query attention over paged K and V, prefill and decode alike.
 //
-// See attention_fma.cuh, split_kv.cu.
+// gqa_mma_kernel (bfloat16, head_dim 64 and 128; attention_flash.cuh): a block takes a tile of (row,
+// head) pairs of one sequence and KV head, so that the heads of a group share the keys that come in.
+//   decode   16 pairs, the 4 warps share the keys. 4 FLOPs per pair and element of 2 bytes: with a group
+//            of 8 some 16 FLOPs per byte, bound by memory. 34 KiB in flight per block and three blocks on
+//            an H100's SM (68 KiB each with head_dim 128): expected 85 % of the copy bandwidth.
+//   prefill  64 or 128 pairs, every warp all keys: bound by arithmetic and shared memory.
+// The average number of pairs per sequence chooses; in a batch of both, decoded tokens run in large
+// tiles, where the warps without rows only copy. Everything else runs in attention_fma.cuh's form. Long
+// contexts are cut: split_kv.cu.
+#include "kernels/cuda/attention_flash.cuh"
 #include "kernels/cuda/attention_paged.cuh"
 #include "kernels/cuda/cuda_ops.h"
 
 namespace shoal {
+namespace gpu {
+namespace {
+
+// Grid: (items, kv_heads).
+template <int kDim, int kWarpsM, int kWarpsN>
+__global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedCall call) {
+  using F = Flash<kDim, kDim, kWarpsM, kWarpsN>;
+  SHOAL_DYN_SMEM(bf16, smem);
+  if (static_cast<int32_t>(blockIdx.x) >= call.work.counts[0]) return;  // the whole block
+  const auto kv = static_cast<int32_t>(blockIdx.y);
+  const WorkItem item = call.work.items[blockIdx.x];
+  const Tile tile = make_tile(call, item, kv);
+  if (tile.pairs <= 0) return;
+
+  const int lane = threadIdx.x % kWarp, t = lane % 4;
+  const int rows[2] = {F::row0() + lane / 4, F::row0() + lane / 4 + 8};
+  const bf16* queries[2];
+  int num_keys[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    queries[i] = rows[i] < tile.pairs ? static_cast<const bf16*>(call.q) +
+                                            tile.token(rows[i]) * call.q_token +
+                                            tile.head(rows[i]) * call.q_head
+                                      : nullptr;
+    num_keys[i] = tile.num_keys(rows[i]);
+  }
+  const auto load = [&](int position, int count, bf16* keys, bf16* values) {
+    constexpr int kChunks = kDim / 8;  // of 16 bytes, one per thread
+    const int c = 8 * (threadIdx.x % kChunks);
+#pragma unroll
+    for (int r = threadIdx.x / kChunks; r < F::kKeys; r += F::kThreads / kChunks) {
+      const bool valid = r < count;  // past it: zeros, whatever the cache holds there
+      const int64_t slot = valid ? call.pages.slot(item.sequence, position + r) : 0;
+      const int64_t column = int64_t{kv} * kDim + c;
+      cp_async_16(keys + r * F::kKeyPitch + c,
+                  static_cast<const bf16*>(call.k) + slot * call.k_slot + column, valid);
+      cp_async_16(values + r * F::kValuePitch + c,
+                  static_cast<const bf16*>(call.v) + slot * call.v_slot + column, valid);
+    }
+  };
+  RowPair state;
+  typename F::Acc acc = {};
+  F::attend(smem, queries, num_keys, tile.key_begin, tile.key_end, call.scale, state, acc, load);
+
+  if constexpr (kWarpsN > 1) {
+    const auto merged = F::merge(smem, state, acc);
+    for (int i = threadIdx.x; i < tile.pairs * kDim; i += F::kThreads) {
+      const int pair = i / kDim, c = i % kDim;
+      const float2 stats = merged.row(pair);
+      const float sum = merged.sum(pair, c, stats.x);
+      if (item.slot < 0) {
+        out_row<bf16>(call, tile, pair)[c] = from_f32<bf16>(sum * softmax_inverse(stats.y));
+      } else {
+        const int64_t to = partial_row(call, item.slot, kv, pair);
+        call.work.acc[to * kDim + c] = sum;
+        if (c == 0) call.work.stats[to] = stats;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (rows[i] >= tile.pairs) continue;
+      if (item.slot < 0) {
+        const float inverse = softmax_inverse(state.sum[i]);
+        bf16* out = out_row<bf16>(call, tile, rows[i]) + 2 * t;
+#pragma unroll
+        for (int n = 0; n < kDim / 8; ++n) {
+          store_pair(out + 8 * n, acc[n][2 * i] * inverse, acc[n][2 * i + 1] * inverse);
+        }
+      } else {
+        const int64_t to = partial_row(call, item.slot, kv, rows[i]);
+        float* out = call.work.acc + to * kDim + 2 * t;
+#pragma unroll
+        for (int n = 0; n < kDim / 8; ++n) {
+          store_pair(out + 8 * n, acc[n][2 * i], acc[n][2 * i + 1]);
+        }
+        if (t == 0) call.work.stats[to] = make_float2(state.max[i], state.sum[i]);
+      }
+    }
+  }
+}
+
+template <int kDim, int kWarpsM, int kWarpsN>
+void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
+             const CudaDevice& device, Workspace& scratch) {
+  using F = Flash<kDim, kDim, kWarpsM, kWarpsN>;
+  run_paged(call, batch, num_tokens, DType::kBF16, F::kRows, F::kKeys, F::kSmem, device, scratch,
+            [&](dim3 grid, const PagedCall& c) {
+              launch(gqa_mma_kernel<kDim, kWarpsM, kWarpsN>, grid, dim3(F::kThreads), F::kSmem,
+                     device.stream(), c);
+            });
+}
+
+template <int kDim>
+void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
+             const CudaDevice& device, Workspace& scratch) {
+  const int64_t num_seqs = batch.context_len.num_elements();
+  const int64_t pairs =
+      std::min(call.group, call.num_heads) * ((num_tokens + num_seqs - 1) / num_seqs);
+  if (pairs <= 16) {
+    run_mma<kDim, 1, 4>(call, batch, num_tokens, device, scratch);
+  } else if (pairs <= 64) {
+    run_mma<kDim, 4, 1>(call, batch, num_tokens, device, scratch);
+  } else {
+    run_mma<kDim, 8, 1>(call, batch, num_tokens, device, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace gpu
 
 void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                             const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
@@ -49,7 +168,17 @@ void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor
   call.kv_heads = static_cast<int32_t>(kv_heads);
   call.scale = softmax_scale * gpu::kLog2e;
   call.pages = gpu::page_table(batch);
-  gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, k_cache.dtype, device_, scratch_);
+
+  const bool tensor_cores = q.dtype == DType::kBF16 && k_cache.dtype == DType::kBF16 &&
+                            gpu::rows_aligned_16(q) && gpu::rows_aligned_16(k_cache) &&
+                            gpu::rows_aligned_16(v_cache) && gpu::rows_aligned_16(out);
+  if (tensor_cores && dim == 128) {
+    gpu::run_mma<128>(call, batch, q.dim(0), device_, scratch_);
+  } else if (tensor_cores && dim == 64) {
+    gpu::run_mma<64>(call, batch, q.dim(0), device_, scratch_);
+  } else {
+    gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, k_cache.dtype, device_, scratch_);
+  }
 }
 
 }  // namespace shoal

@@ -1,13 +1,17 @@
 // mla_prefill: MLA in the expanded form, one chunk of keys of one sequence folded into a running state;
 // begin_state and finish_state around it.
 //
-// See attention_fma.cuh. Per query, head and key 2 * (d_qk + d_v) FLOPs (640 in V2 and V3), per query and
-// head and chunk 8 * d_v bytes of state in and out: bound by arithmetic when chunks are long, and a chunk
-// of 512 keys reads and writes 1 KiB of state for 328 kFLOP.
+// Per query, head and key 2 * (d_qk + d_v) FLOPs (640 in V2 and V3), per query, head and chunk 8 * d_v
+// bytes of state in and out: a chunk of 512 keys moves 1 KiB of state for 328 kFLOP, which at an H100's
+// rates take about 0.3 and 0.5 ns. Bound by arithmetic (attention_flash.cuh), the more the longer chunks
+// are.
+//
+// prefill_mma_kernel (bfloat16, 128 + 64 and 128): a block takes 128 queries of one head, 8 warps of 16,
+// and the keys that its last query sees, 64 at a time; 84 KiB of shared memory. Everything else runs in
+// attention_fma.cuh's form. Both take the last queries, which see most keys, first.
 #include "kernels/cuda/attention_mla_prefill.cuh"
 
-#include <algorithm>
-
+#include "kernels/cuda/attention_flash.cuh"
 #include "kernels/cuda/attention_fma.cuh"
 #include "kernels/cuda/attention_paged.cuh"
 #include "kernels/cuda/cuda_ops.h"
@@ -18,7 +22,84 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Grid: (tiles of kFmaRows queries, heads). The last queries see most keys and start first.
+constexpr int kNope = 128, kRope = 64, kValue = 128;
+using PrefillFlash = Flash<kNope + kRope, kValue, 8, 1>;
+
+// Grid: (tiles of PrefillFlash::kRows queries, heads).
+__global__ void __launch_bounds__(PrefillFlash::kThreads) prefill_mma_kernel(PrefillCall call) {
+  using F = PrefillFlash;
+  SHOAL_DYN_SMEM(bf16, smem);
+  const int64_t first = int64_t{gridDim.x - 1 - blockIdx.x} * F::kRows;
+  const int64_t head = blockIdx.y;
+  const int lane = threadIdx.x % kWarp, t = lane % 4;
+  const bf16* queries[2];
+  int num_keys[2];
+  int64_t tokens[2];
+  RowPair state;
+  F::Acc acc = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    tokens[i] = first + F::row0() + lane / 4 + 8 * i;
+    queries[i] = nullptr;
+    num_keys[i] = 0;
+    if (tokens[i] >= call.num_tokens) continue;
+    queries[i] = static_cast<const bf16*>(call.q) + tokens[i] * call.q_token + head * call.q_head;
+    num_keys[i] = call.keys_of(tokens[i]);
+    const int64_t at = tokens[i] * call.stat_token + head;
+    state.max[i] = call.row_max[at];
+    // The four threads of a row add their sums up at the end: one of them has what was before.
+    state.sum[i] = t == 0 ? call.row_sum[at] : 0;
+    const float* from = call.acc_row(tokens[i], head) + 2 * t;
+#pragma unroll
+    for (int n = 0; n < kValue / 8; ++n) {
+      const float2 pair = *reinterpret_cast<const float2*>(from + 8 * n);
+      acc[n][2 * i] = pair.x;
+      acc[n][2 * i + 1] = pair.y;
+    }
+  }
+  __shared__ int maxima[kWarp];
+  const int keys = block_max(max(num_keys[0], num_keys[1]), maxima);
+
+  const auto load = [&](int key, int count, bf16* to_keys, bf16* to_values) {
+    constexpr int kThreadsPerRow = 8;
+    const int c0 = threadIdx.x % kThreadsPerRow;  // of 16 bytes
+#pragma unroll
+    for (int r = threadIdx.x / kThreadsPerRow; r < F::kKeys; r += F::kThreads / kThreadsPerRow) {
+      const bool valid = r < count;
+      const int64_t row = valid ? key + r : 0;
+      const bf16* kv = static_cast<const bf16*>(call.kv) + row * call.kv_token + head * call.kv_head;
+      const bf16* k_pe = static_cast<const bf16*>(call.k_pe) + row * call.k_pe_token;
+      bf16* const to_key = to_keys + r * F::kKeyPitch;
+      bf16* const to_value = to_values + r * F::kValuePitch;
+#pragma unroll
+      for (int c = 8 * c0; c < kNope; c += 8 * kThreadsPerRow) cp_async_16(to_key + c, kv + c, valid);
+#pragma unroll
+      for (int c = 8 * c0; c < kRope; c += 8 * kThreadsPerRow) {
+        cp_async_16(to_key + kNope + c, k_pe + c, valid);
+      }
+#pragma unroll
+      for (int c = 8 * c0; c < kValue; c += 8 * kThreadsPerRow) {
+        cp_async_16(to_value + c, kv + kNope + c, valid);
+      }
+    }
+  };
+  F::attend(smem, queries, num_keys, 0, keys, call.scale, state, acc, load);
+
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (tokens[i] >= call.num_tokens) continue;
+    float* to = call.acc_row(tokens[i], head) + 2 * t;
+#pragma unroll
+    for (int n = 0; n < kValue / 8; ++n) store_pair(to + 8 * n, acc[n][2 * i], acc[n][2 * i + 1]);
+    if (t == 0) {
+      const int64_t at = tokens[i] * call.stat_token + head;
+      call.row_max[at] = state.max[i];
+      call.row_sum[at] = state.sum[i];
+    }
+  }
+}
+
+// Grid: (tiles of kFmaRows queries, heads).
 template <typename T>
 __global__ void __launch_bounds__(kFmaThreads) prefill_fma_kernel(PrefillCall call) {
   SHOAL_DYN_SMEM(float, smem);
@@ -196,14 +277,26 @@ void CudaOps::mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
       .rope = static_cast<int32_t>(k_pe.dim(1)),
       .dv = static_cast<int32_t>(kv.dim(2) - nope),
       .scale = softmax_scale * gpu::kLog2e};
+  const auto launch_tiles = [&](auto kernel, int rows, int threads, size_t smem) {
+    const dim3 grid(static_cast<unsigned>((q.dim(0) + rows - 1) / rows),
+                    static_cast<unsigned>(q.dim(1)));
+    gpu::launch(kernel, grid, dim3(static_cast<unsigned>(threads)), smem, stream(), call);
+  };
+  const bool tensor_cores = q.dtype == DType::kBF16 && call.nope == gpu::kNope &&
+                            call.rope == gpu::kRope && call.dv == gpu::kValue &&
+                            gpu::rows_aligned_16(q) && gpu::rows_aligned_16(kv) &&
+                            gpu::rows_aligned_16(k_pe) && gpu::rows_aligned_16(state.acc);
+  if (tensor_cores) {
+    using F = gpu::PrefillFlash;
+    launch_tiles(gpu::prefill_mma_kernel, F::kRows, F::kThreads, F::kSmem);
+    return;
+  }
   const size_t smem = gpu::FmaTile::bytes(call.nope + call.rope, call.dv, false);
   SHOAL_CHECK(smem <= device_.max_smem(), "head dimensions {} and {} need {} bytes of shared memory",
               q.dim(2), call.dv, smem);
-  const dim3 grid(static_cast<unsigned>((q.dim(0) + gpu::kFmaRows - 1) / gpu::kFmaRows),
-                  static_cast<unsigned>(q.dim(1)));
-  const auto kernel = q.dtype == DType::kBF16 ? gpu::prefill_fma_kernel<gpu::bf16>
-                                              : gpu::prefill_fma_kernel<float>;
-  gpu::launch(kernel, grid, dim3(gpu::kFmaThreads), smem, stream(), call);
+  launch_tiles(q.dtype == DType::kBF16 ? gpu::prefill_fma_kernel<gpu::bf16>
+                                       : gpu::prefill_fma_kernel<float>,
+               gpu::kFmaRows, gpu::kFmaThreads, smem);
 }
 
 }  // namespace shoal
