@@ -28,10 +28,14 @@ describe_device() {
   # A driver that hangs must not hang us; without a GPU nvidia-smi prints a complaint and fails.
   gpus=$(timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
   if ((gpus > 0)); then
-    echo "$toolkit, $gpus GPU(s): CPU build all the same, this version has no CUDA code yet"
+    if [[ -n $nvcc ]]; then
+      echo "$toolkit, $gpus GPU(s)"
+    else
+      echo "$toolkit, $gpus GPU(s): without the toolkit the build is for the CPU only"
+    fi
   elif [[ -n $nvcc ]]; then
-    echo "$toolkit, but no GPU: CPU build"
+    echo "$toolkit, but no GPU: what is built for CUDA runs on emulated GPUs only"
   else
-    echo "$toolkit, no GPU: CPU build"
+    echo "$toolkit, no GPU: the build is for the CPU"
   fi
 }

@@ -72,9 +72,10 @@ echo "      built in $((SECONDS - start)) s"
 
 ranks=2
 if (($(nproc) < 2)); then ranks=1; fi
-step 4 "shoal serve --model $model --tensor-parallel-size $ranks (log: $logs/serve.log)"
+step 4 "shoal serve --model $model --device cpu --tensor-parallel-size $ranks (log: $logs/serve.log)"
 # Any free port: another server may have the usual one.
-"$shoal" serve --model "$model" --tensor-parallel-size "$ranks" --port 0 \
+# On the CPU also where there are GPUs: the model has 8 MB, and two ranks would need two GPUs.
+"$shoal" serve --model "$model" --device cpu --tensor-parallel-size "$ranks" --port 0 \
   >"$logs/serve.log" 2>&1 </dev/null &
 server_pid=$!
 address=
@@ -97,7 +98,7 @@ stop_server || die "the server did not end cleanly: $(tail -n 1 "$logs/serve.log
 cat <<END
 
 Done in $SECONDS s. To go on, in one terminal:
-  $shoal serve --model $model --tensor-parallel-size $ranks
+  $shoal serve --model $model --device cpu --tensor-parallel-size $ranks
 and in another:
   $shoal chat                    # a session; Ctrl-C stops an answer, Ctrl-D ends it
   $shoal chat "Plural of fox?"   # one question

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs every test through CTest.
+# Then everything of the CUDA back end once more on emulated GPUs (tests/emulated_cuda), where CUDA's header
+# files are or can be had.
 #   tests/run.sh [--sanitize address|undefined|thread] [CTest arguments...]
 # tests/run.sh -R scheduler       the tests whose name contains "scheduler"
 # tests/run.sh --sanitize thread  all of them in a build of their own under ThreadSanitizer
@@ -8,6 +10,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/deploy/common.sh"
 
 preset=dev
+sanitize=
 if [[ ${1-} == --sanitize ]]; then
   case ${2-} in
     address) preset=asan ;;
@@ -15,6 +18,7 @@ if [[ ${1-} == --sanitize ]]; then
     thread) preset=tsan ;;
     *) die "--sanitize ${2-}: give address, undefined or thread" ;;
   esac
+  sanitize=$2
   shift 2
 fi
 
@@ -35,4 +39,19 @@ export TSAN_OPTIONS="ignore_noninstrumented_modules=1:suppressions=$root/tests/s
 build="$root/build/$preset"
 cmake -S "$root" --preset "$preset"
 cmake --build "$build" -j "$(build_jobs)"
-exec ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$(nproc)" "$@"
+failed=0
+no_tests=error  # a filter may name tests of the second build only, but some test has to be there
+if (($# > 0)); then no_tests=ignore; fi
+ctest --test-dir "$build" --output-on-failure "--no-tests=$no_tests" -j "$(nproc)" "$@" || failed=1
+
+if headers=$("$root/deploy/cuda_headers.sh" "$root/build/cuda_headers"); then
+  build="$root/build/emulated${sanitize:+-$sanitize}"
+  cmake -S "$root" --preset emulated -B "$build" "-DSHOAL_CUDA_HEADERS=$headers" \
+    "-DSHOAL_SANITIZE=$sanitize"
+  cmake --build "$build" -j "$(build_jobs)" --target cuda_tests
+  ctest --test-dir "$build" --output-on-failure "--no-tests=$no_tests" -L cuda -j "$(nproc)" "$@" ||
+    failed=1
+else
+  echo "SKIPPED: the tests of the CUDA back end on emulated GPUs"
+fi
+exit "$failed"
