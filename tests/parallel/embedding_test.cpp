@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "tests/parallel/support/device_values.h"
 #include "tests/parallel/support/fake_weights.h"
 #include "tests/parallel/support/values.h"
 #include "tests/parallel/support/world.h"
@@ -20,7 +21,7 @@ constexpr Vocabulary kVocabularies[] = {{64, 1}, {37, 1}, {640, 128}, {2, 1}};
 
 TEST_CASE("embedding: every rank gets the rows of the whole table") {
   for (const Vocabulary& vocab : kVocabularies) {
-    FakeWeights weights;
+    FakeWeights weights(*world().device);
     weights.add_f32("embed", vocab.rows, kHidden);
     const ShardTable ranges = split_evenly(vocab.rows, world().size(), vocab.unit);
     VocabParallelEmbedding embedding;
@@ -35,11 +36,13 @@ TEST_CASE("embedding: every rank gets the rows of the whole table") {
       if (tokens > 1) ids.back() = static_cast<int32_t>(vocab.rows - 1);
       ExecContext ctx = world().context();
       Workspace::Scope scope(ctx.workspace);
-      const Tensor out = embedding.forward(ctx, view(ids, {tokens}));
+      const OnDevice<int32_t> device_ids(ids, {tokens});
+      const Tensor out = embedding.forward(ctx, device_ids);
+      const std::vector<float> rows = to_host<float>(out);
       REQUIRE((out.dim(0) == tokens && out.dim(1) == kHidden));
       for (int64_t t = 0; t < tokens; ++t) {
         for (int64_t j = 0; j < kHidden; ++j) {
-          REQUIRE(out.row<float>(t)[j] == weights.value("embed", ids[t], j));
+          REQUIRE(rows[t * kHidden + j] == weights.value("embed", ids[t], j));
         }
       }
     }
@@ -47,7 +50,7 @@ TEST_CASE("embedding: every rank gets the rows of the whole table") {
 }
 
 TEST_CASE("embedding: FP8 is refused by name") {
-  FakeWeights weights;
+  FakeWeights weights(*world().device);
   weights.add_fp8("model.embed_tokens", 256, 128, 128);
   VocabParallelEmbedding embedding;
   CHECK_THROWS_WITH(embedding.load(weights, "model.embed_tokens", 256, 128,
@@ -60,27 +63,25 @@ void check_head(const ParallelLmHead& head, FakeWeights& weights, const std::str
                 int64_t vocab) {
   for (int64_t tokens : {0, 1, 2, 7}) {
     CAPTURE(name, vocab, tokens);
-    std::vector<float> x = random_values(11, tokens * kHidden);
+    const OnDevice<float> x(random_values(11, tokens * kHidden), {tokens, kHidden});
     ExecContext ctx = world().context();
     Workspace::Scope scope(ctx.workspace);
-    const Tensor logits = head.forward(ctx, view(x, {tokens, kHidden}));
+    const Tensor logits = head.forward(ctx, x);
     if (world().rank() != 0) {
       REQUIRE(!logits.defined());
       continue;
     }
     REQUIRE((logits.rank == 2 && logits.dim(0) == tokens && logits.dim(1) == vocab));
-    std::vector<float> expected(tokens * vocab);
-    ctx.ops.linear(view(x, {tokens, kHidden}),
-                   weights.matrix(name, vocab, kHidden, {0, vocab}, {0, kHidden}, false), Tensor(),
-                   view(expected, {tokens, vocab}));
-    REQUIRE(std::vector<float>(logits.as<float>(), logits.as<float>() + tokens * vocab) ==
-            expected);
+    const OnDevice<float> expected({tokens, vocab});
+    ctx.ops.linear(x, weights.matrix(name, vocab, kHidden, {0, vocab}, {0, kHidden}, false), Tensor(),
+                   expected);
+    REQUIRE(to_host<float>(logits) == expected.host());
   }
 }
 
 TEST_CASE("head: rank 0 gets the logits of the whole vocabulary") {
   for (const Vocabulary& vocab : kVocabularies) {
-    FakeWeights weights;
+    FakeWeights weights(*world().device);
     weights.add_f32("lm_head", vocab.rows, kHidden);
     ParallelLmHead head;
     head.load(weights, "lm_head", vocab.rows, kHidden,
@@ -90,7 +91,7 @@ TEST_CASE("head: rank 0 gets the logits of the whole vocabulary") {
 }
 
 TEST_CASE("head: tied to the embedding, without reading again") {
-  FakeWeights weights;
+  FakeWeights weights(*world().device);
   weights.add_f32("embed", 37, kHidden);
   const ShardTable ranges = split_evenly(37, world().size());
   VocabParallelEmbedding embedding;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
+#include "tests/parallel/support/device_values.h"
 #include "tests/parallel/support/values.h"
 #include "tests/parallel/support/world.h"
 
@@ -56,30 +57,36 @@ void check_exchange(const std::vector<int64_t>& tokens_of, const ShardTable& ran
   const int64_t count = tokens_of[rank];
   ExecContext ctx = world().context();
   Workspace::Scope scope(ctx.workspace);
-  Tokens own = tokens;
+  const Tokens& own = tokens;
 
   int64_t received = 0;
   const auto local_experts = [&](const Tensor& x, const Tensor& ids, const Tensor& weights) {
     received = x.dim(0);
     REQUIRE((ids.dim(0) == received && weights.dim(0) == received && ids.dim(1) == kTopK));
-    const Tensor out = ctx.workspace.tensor(DType::kF32, {received, kHidden});
+    const auto host_x = to_host<float>(x);
+    const auto host_ids = to_host<int32_t>(ids);
+    const auto host_weights = to_host<float>(weights);
+    std::vector<float> sums(received * kHidden);
     for (int64_t t = 0; t < received; ++t) {
+      const int32_t* choices = host_ids.data() + t * kTopK;
       // A row comes only if an expert of it is here.
-      REQUIRE(std::any_of(ids.row<int32_t>(t), ids.row<int32_t>(t) + kTopK,
+      REQUIRE(std::any_of(choices, choices + kTopK,
                           [&](int32_t e) { return ranges[rank].contains(e); }));
-      std::fill_n(out.row<float>(t), kHidden, 0.0f);
-      add_experts(x.row<float>(t), ids.row<int32_t>(t), weights.row<float>(t), ranges[rank],
-                  out.row<float>(t));
+      add_experts(host_x.data() + t * kHidden, choices, host_weights.data() + t * kTopK,
+                  ranges[rank], sums.data() + t * kHidden);
     }
+    const Tensor out = ctx.workspace.tensor(DType::kF32, {received, kHidden});
+    world().device->copy_to_device(out.data, sums.data(), out.num_bytes());
     return out;
   };
+  const OnDevice<float> x(own.x, {count, kHidden}), weights(own.weights, {count, kTopK});
+  const OnDevice<int32_t> ids(own.ids, {count, kTopK});
   const int64_t bytes_before = ctx.comm.bytes_sent();
-  const Tensor out = dispatch_and_combine(ctx, ranges, view(own.x, {count, kHidden}),
-                                          view(own.ids, {count, kTopK}),
-                                          view(own.weights, {count, kTopK}), local_experts);
+  const Tensor out = dispatch_and_combine(ctx, ranges, x, ids, weights, local_experts);
   const int64_t bytes = ctx.comm.bytes_sent() - bytes_before;
 
   REQUIRE((out.dim(0) == count && out.dim(1) == kHidden));
+  const std::vector<float> sums = to_host<float>(out);
   int64_t sent_to_others = 0, sent_to_itself = 0;
   for (int64_t t = 0; t < count; ++t) {
     std::vector<float> expected(kHidden, 0.0f);
@@ -95,7 +102,8 @@ void check_exchange(const std::vector<int64_t>& tokens_of, const ShardTable& ran
       for (int64_t i = 0; i < kHidden; ++i) expected[i] += partial[i];
     }
     // Equal in every bit: rows are added in rank order.
-    REQUIRE(std::vector<float>(out.row<float>(t), out.row<float>(t) + kHidden) == expected);
+    const auto row = sums.begin() + t * kHidden;
+    REQUIRE(std::vector<float>(row, row + kHidden) == expected);
   }
   // docs/parallelism.md: counts, then per row its choices and its vector, then a vector back.
   const int64_t others = received - sent_to_itself;

@@ -14,6 +14,8 @@ namespace {
 
 constexpr int64_t kTokens = 3;
 
+const std::unique_ptr<Device> cpu = make_cpu_device();  // of the weights
+
 // One rank's view of a layer; the collectives are not used by it.
 struct OneRank {
   std::unique_ptr<Device> device = make_cpu_device();
@@ -82,7 +84,7 @@ TEST_CASE("replicated: every rank has the whole product") {
   for (const Case& c : kCases) {
     for (bool bias : {false, true}) {
       CAPTURE(c.n, c.k, c.fp8, bias);
-      FakeWeights weights;
+      FakeWeights weights(*cpu);
       const std::string name = add(weights, c);
       std::vector<float> x = random_values(7, kTokens * c.k);
       OneRank rank;
@@ -100,7 +102,7 @@ TEST_CASE("column parallel: the ranks' outputs side by side are the product") {
     for (int ranks = 1; ranks <= 5; ++ranks) {
       for (bool bias : {false, true}) {
         CAPTURE(c.n, c.k, c.fp8, ranks, bias);
-        FakeWeights weights;
+        FakeWeights weights(*cpu);
         const std::string name = add(weights, c);
         std::vector<float> x = random_values(8, kTokens * c.k);
         std::vector<double> actual(kTokens * c.n);
@@ -127,7 +129,7 @@ TEST_CASE("row parallel: the ranks' partial outputs add up to the product") {
   for (const Case& c : kCases) {
     for (int ranks = 1; ranks <= 5; ++ranks) {
       CAPTURE(c.n, c.k, c.fp8, ranks);
-      FakeWeights weights;
+      FakeWeights weights(*cpu);
       const std::string name = add(weights, c);
       std::vector<float> x = random_values(9, kTokens * c.k);
       std::vector<double> actual(kTokens * c.n, 0.0);
@@ -150,7 +152,7 @@ TEST_CASE("row parallel: the ranks' partial outputs add up to the product") {
 }
 
 TEST_CASE("no tokens: an empty output of the right width") {
-  FakeWeights weights;
+  FakeWeights weights(*cpu);
   weights.add_f32("layer", 12, 8);
   OneRank rank;
   ReplicatedLinear layer;
@@ -161,7 +163,7 @@ TEST_CASE("no tokens: an empty output of the right width") {
 }
 
 TEST_CASE("an input of the wrong width is a bug") {
-  FakeWeights weights;
+  FakeWeights weights(*cpu);
   weights.add_f32("layer", 12, 8);
   OneRank rank;
   ReplicatedLinear layer;

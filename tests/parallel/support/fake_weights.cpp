@@ -53,16 +53,16 @@ Weight FakeWeights::matrix(const std::string& name, int64_t n, int64_t k, Range 
   weight.data =
       allocate(name, m.block == 0 ? DType::kF32 : DType::kF8E4M3, {rows.size(), cols.size()});
   elements_read_ += rows.size() * cols.size();
-  for (int64_t i = 0; i < rows.size(); ++i) {
-    for (int64_t j = 0; j < cols.size(); ++j) {
-      const float value = m.values[(rows.begin + i) * k + cols.begin + j];
-      if (m.block == 0) {
-        weight.data.row<float>(i)[j] = value;
-      } else {
-        weight.data.row<F8E4M3>(i)[j] = to_f8e4m3(value);
-      }
+  std::vector<float> values;
+  std::vector<F8E4M3> fp8_values;
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    for (int64_t j = cols.begin; j < cols.end; ++j) {
+      values.push_back(m.values[i * k + j]);
+      fp8_values.push_back(to_f8e4m3(values.back()));
     }
   }
+  const void* stored = m.block == 0 ? static_cast<const void*>(values.data()) : fp8_values.data();
+  device_.copy_to_device(weight.data.data, stored, weight.data.num_bytes());
   if (m.block == 0) return weight;
   weight.block_rows = weight.block_cols = m.block;
   weight.row_offset = static_cast<int32_t>(rows.begin % m.block);
@@ -70,12 +70,13 @@ Weight FakeWeights::matrix(const std::string& name, int64_t n, int64_t k, Range 
   const Range block_rows{rows.begin / m.block, blocks_of(rows.end, m.block)};
   const Range block_cols{cols.begin / m.block, blocks_of(cols.end, m.block)};
   weight.scale = allocate(name, DType::kF32, {block_rows.size(), block_cols.size()});
-  for (int64_t i = 0; i < block_rows.size(); ++i) {
-    for (int64_t j = 0; j < block_cols.size(); ++j) {
-      weight.scale.row<float>(i)[j] =
-          m.scales[(block_rows.begin + i) * blocks_of(k, m.block) + block_cols.begin + j];
+  std::vector<float> scales;
+  for (int64_t i = block_rows.begin; i < block_rows.end; ++i) {
+    for (int64_t j = block_cols.begin; j < block_cols.end; ++j) {
+      scales.push_back(m.scales[i * blocks_of(k, m.block) + j]);
     }
   }
+  device_.copy_to_device(weight.scale.data, scales.data(), weight.scale.num_bytes());
   return weight;
 }
 
@@ -84,7 +85,7 @@ Tensor FakeWeights::vector(const std::string& name, int64_t n, Range range) {
   SHOAL_CHECK(static_cast<int64_t>(values.size()) == n, "{} is [{}], not [{}]", name, values.size(),
               n);
   const Tensor out = allocate(name, DType::kF32, {range.size()});
-  std::copy(values.begin() + range.begin, values.begin() + range.end, out.as<float>());
+  device_.copy_to_device(out.data, values.data() + range.begin, out.num_bytes());
   elements_read_ += range.size();
   return out;
 }
@@ -92,7 +93,7 @@ Tensor FakeWeights::vector(const std::string& name, int64_t n, Range range) {
 Tensor FakeWeights::allocate(const std::string& label, DType dtype,
                              std::initializer_list<int64_t> dims) {
   Tensor out(nullptr, dtype, dims);
-  memory_.emplace_back(out.num_bytes() + 1);
+  memory_.push_back(device_.allocate(out.num_bytes()));
   out.data = memory_.back().data();
   return out;
 }

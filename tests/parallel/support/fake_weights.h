@@ -1,4 +1,5 @@
-// A WeightSource over matrices made up in memory. Slices are copies, cut as a checkpoint cuts them.
+// A WeightSource over matrices made up in memory. Slices are copies in device memory, cut as a checkpoint
+// cuts them.
 #pragma once
 
 #include <list>
@@ -6,12 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/device.h"
 #include "parallel/weight_source.h"
 
 namespace shoal::test {
 
 class FakeWeights final : public WeightSource {
  public:
+  // The slices are memory of `device`, which must outlive this.
+  explicit FakeWeights(Device& device) : device_(device) {}
+
   // Made-up values, different for every name.
   void add_f32(const std::string& name, int64_t n, int64_t k);
   void add_fp8(const std::string& name, int64_t n, int64_t k, int32_t block);
@@ -40,7 +45,8 @@ class FakeWeights final : public WeightSource {
 
   std::map<std::string, Matrix> matrices_;
   std::map<std::string, std::vector<float>> vectors_;
-  std::list<std::vector<std::byte>> memory_;
+  Device& device_;
+  std::list<Buffer> memory_;
   int64_t elements_read_ = 0;
 };
 
