@@ -1,0 +1,198 @@
+// The skinny form: up to 16 rows of BF16 activations times any weight, by tensor cores, without shared
+// memory for operands. Decode spends its time here.
+//
+// Bound by the bytes of the weight: n k kBits / 8, each read once, against 2 m n k FLOPs; at 8 rows an
+// H100 would need 5 PFLOP/s of FMAs and decoding to keep up with int4, which CUDA cores do not have, and
+// tensor cores do. The weight is the A operand (16 output rows), x the B operand (8 rows of x): with the
+// roles so, one row of x wastes nothing that bounds. Expected: 80 % of copy bandwidth and more where the
+// weight has some megabytes.
+//
+// mma.m16n8k16 asks of a lane pairs of k at 2t and 2t + 8. Any permutation of k that A and B share gives
+// the same sum, so a lane takes k contiguous: kBytes of rows g and g + 8, at k = (4 lanes: t) kChunk. A
+// warp reads 64 contiguous bytes of 16 rows, the warps that share k read neighbouring pieces, and four
+// such reads per lane are under way at once: 256 threads/block x 3 blocks x 128 B = 96 KiB per SM, where
+// 3.3 TB/s x 0.7 us over 132 SMs wants 18 KiB. x comes through L1, which nothing else uses: weights
+// stream past it.
+//
+// A step of the four lanes lies in one scale group: its sum is multiplied by the scale in float32. int8
+// and int4 with short groups take shorter reads. Split over k: k_warps warps of the block (summed in order
+// through shared memory), and `splits` blocks when n is small (a second pass, in order).
+
+#include "kernels/cuda/matmul_forms.h"
+#include "kernels/cuda/matmul_tiles.cuh"
+
+namespace shoal::gpu {
+
+template <typename W, int kBytes, int kTokenTiles>
+struct Skinny {
+  static constexpr int kTileM = 8 * kTokenTiles;
+  static constexpr int kThreads = kFormWarps * kWarp;
+  static constexpr int kBlocks = kTokenTiles == 1 ? 3 : 2;
+  static constexpr int kWarps = kFormWarps;
+  static constexpr int kChunk = kBytes * 8 / WeightType<W>::kBits;  // columns of a lane's read
+  static constexpr int kStep = 4 * kChunk;                          // of a warp's
+  static constexpr int kReads = kBytes > 16 ? 2 : 4;  // in flight per row and lane
+  static_assert(kChunk % 8 == 0);
+
+  static __device__ void run(const MatmulTask& task, const Tile& tile) {
+    __shared__ float sums[kWarps][kTileM][16];
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    const int g = lane / 4, t = lane % 4;
+    const int first_row = tile.n0 + warp / task.k_warps * kSkinnyRows;
+    const int k_warp = warp % task.k_warps;
+
+    float total[kTokenTiles][4] = {};
+    if (first_row < task.n) {
+      // Past the end the last row is computed again and not written.
+      const int rows[2] = {min(first_row + g, task.n - 1), min(first_row + g + 8, task.n - 1)};
+      const std::byte* w[2];
+      const float* scales[2];
+      for (int i = 0; i < 2; ++i) {
+        w[i] = tile.w.data + rows[i] * tile.w.row_bytes + t * kBytes;
+        if constexpr (WeightType<W>::kScaled) scales[i] = scale_row(tile.w, rows[i]);
+      }
+      const bf16* x[kTokenTiles];
+      bool token[kTokenTiles];
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j) {
+        token[j] = 8 * j + g < tile.rows;
+        x[j] = static_cast<const bf16*>(task.x) + tile.x_first +
+               (token[j] ? 8 * j + g : 0) * task.x_stride;
+      }
+      const int stride = task.k_warps * kStep;
+      for (int base = tile.k0 + k_warp * kStep; base < tile.k1; base += kReads * stride) {
+        uint32_t raw[kReads][2][kBytes / 4];
+        float scale[kReads][2];
+#pragma unroll
+        for (int r = 0; r < kReads; ++r) {
+          const int step = base + r * stride;
+          const bool inside = step + t * kChunk < tile.k1;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            if (inside) {
+              load_weights<kBytes>(w[i] + WeightType<W>::bytes(step), raw[r][i]);
+            } else {
+#pragma unroll
+              for (uint32_t& word : raw[r][i]) word = 0;
+            }
+            if constexpr (WeightType<W>::kScaled) {
+              scale[r][i] = step < tile.k1
+                                ? scales[i][(step + tile.w.col_offset) / tile.w.block_cols]
+                                : 0.0f;
+            }
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < kReads; ++r) {
+          const int step = base + r * stride;
+          if (step >= tile.k1) break;  // the warp as one
+          const int k = step + t * kChunk;
+          float part[kTokenTiles][4] = {};
+#pragma unroll
+          for (int c = 0; c < kChunk / 8; ++c) {
+            multiply(raw[r], c, x, token, k + 8 * c, k < tile.k1,
+                     WeightType<W>::kScaled ? part : total);
+          }
+          if constexpr (WeightType<W>::kScaled) {
+#pragma unroll
+            for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) total[j][i] += scale[r][i / 2] * part[j][i];
+            }
+          }
+        }
+      }
+    }
+
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[warp][8 * j + 2 * t + i % 2][g + i / 2 * 8] = total[j][i];
+    }
+    __syncthreads();
+    const int columns = kWarps / task.k_warps * 16;
+    for (int i = threadIdx.x; i < columns * tile.rows; i += kThreads) {
+      const int row = i / columns, column = i % columns;
+      if (tile.n0 + column >= task.n) continue;
+      float sum = 0;
+      for (int j = 0; j < task.k_warps; ++j) {
+        sum += sums[column / 16 * task.k_warps + j][row][column % 16];
+      }
+      store_sum(task, tile, row, tile.n0 + column, sum);
+    }
+  }
+
+ private:
+  // sum += columns [k, k + 8) of each lane, of two rows of the weight and of the tokens.
+  static __device__ __forceinline__ void multiply(const uint32_t (&raw)[2][kBytes / 4], int chunk,
+                                                  const bf16* const (&x)[kTokenTiles],
+                                                  const bool (&token)[kTokenTiles], int k,
+                                                  bool inside, float (&sum)[kTokenTiles][4]) {
+    constexpr int kWords = WeightType<W>::kWords, kParts = WeightType<W>::kParts;
+    uint32_t low[kParts][4], high[kParts][4], words[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = raw[0][chunk * kWords + i];
+    decode8<W>(words, low);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words[i] = raw[1][chunk * kWords + i];
+    decode8<W>(words, high);
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+      uint4 v = {0, 0, 0, 0};
+      if (token[j] && inside) v = load_16(x[j] + k);
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) {
+        mma_m16n8k16_bf16(sum[j], {low[p][0], high[p][0], low[p][1], high[p][1]}, {v.x, v.y});
+        mma_m16n8k16_bf16(sum[j], {low[p][2], high[p][2], low[p][3], high[p][3]}, {v.z, v.w});
+      }
+    }
+  }
+};
+
+}  // namespace shoal::gpu
+
+namespace shoal {
+namespace {
+
+template <typename W, int kBytes>
+void launch_tokens(const CudaDevice& device, const MatmulTask& task, int token_tiles) {
+  if (token_tiles == 1) return gpu::launch_form<gpu::Skinny<W, kBytes, 1>>(device, task);
+  gpu::launch_form<gpu::Skinny<W, kBytes, 2>>(device, task);
+}
+
+}  // namespace
+
+SkinnyRead skinny_read(DType type, int32_t k, WeightLayout layout) {
+  SkinnyRead read;
+  gpu::with_weight_type(type, [&](auto w) {
+    constexpr int kBits = gpu::WeightType<decltype(w)>::kBits;
+    constexpr int kLeast = kBits;  // bytes that hold eight columns
+    for (int bytes = kLeast > 16 ? kLeast : 16; bytes >= kLeast; bytes /= 2) {
+      const int columns = bytes * 8 / kBits;
+      // The four lanes that share a row lie in one scale group.
+      const bool in_group = !gpu::WeightType<decltype(w)>::kScaled || layout.span >= 4 * columns;
+      if (layout.align >= std::min(bytes, 16) && k % columns == 0 && in_group) {
+        read = {bytes, columns};
+        return;
+      }
+    }
+  });
+  return read;
+}
+
+void launch_skinny(const CudaDevice& device, const MatmulTask& task, SkinnyRead read,
+                   int token_tiles) {
+  gpu::with_weight_type(task.w_type, [&](auto w) {
+    using W = decltype(w);
+    constexpr int kLeast = gpu::WeightType<W>::kBits;
+    if constexpr (kLeast <= 4) {
+      if (read.bytes == 4) return launch_tokens<W, 4>(device, task, token_tiles);
+    }
+    if constexpr (kLeast <= 8) {
+      if (read.bytes == 8) return launch_tokens<W, 8>(device, task, token_tiles);
+    }
+    launch_tokens<W, kLeast == 32 ? 32 : 16>(device, task, token_tiles);
+  });
+}
+
+}  // namespace shoal
