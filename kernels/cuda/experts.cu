@@ -16,6 +16,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/scan.cuh"
 
 namespace shoal {
 namespace {
@@ -88,26 +89,6 @@ __device__ __forceinline__ void count_block(const SortArgs& args, int warp, int 
   __syncthreads();
 }
 
-// Sum of the values of lower threads; `total` is that of all.
-__device__ __forceinline__ int32_t exclusive_scan(int32_t value, int warp, int lane,
-                                                  int32_t* scratch, int32_t& total) {
-  int32_t sum = value;
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const int32_t below = __shfl_up_sync(kFullMask, sum, offset);
-    if (lane >= offset) sum += below;
-  }
-  if (lane == kWarp - 1) scratch[warp] = sum;
-  __syncthreads();
-  int32_t before = 0;
-  total = 0;
-  for (int w = 0; w < kSortWarps; ++w) {
-    if (w < warp) before += scratch[w];
-    total += scratch[w];
-  }
-  __syncthreads();  // scratch may be used again
-  return before + sum - value;
-}
-
 __global__ void count_experts_kernel(SortArgs args, int32_t* __restrict__ block_counts) {
   SHOAL_DYN_SMEM(int32_t, counts);  // [kSortWarps, experts]
   count_block(args, threadIdx.x / kWarp, threadIdx.x % kWarp, counts);
@@ -123,7 +104,7 @@ __global__ void place_pairs_kernel(SortArgs args, const int32_t* __restrict__ bl
                                    int32_t top_k, int32_t* __restrict__ source_row,
                                    int32_t* __restrict__ slot, int32_t* __restrict__ offsets) {
   SHOAL_DYN_SMEM(int32_t, next);  // [kSortWarps, experts]: counts, then the next row of each
-  __shared__ int32_t scratch[kSortWarps];
+  __shared__ int32_t scratch[kWarp];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   count_block(args, warp, lane, next);
 
@@ -143,7 +124,7 @@ __global__ void place_pairs_kernel(SortArgs args, const int32_t* __restrict__ bl
       }
     }
     int32_t rows_of_tile;
-    const int32_t first = rows + exclusive_scan(total, warp, lane, scratch, rows_of_tile);
+    const int32_t first = rows + exclusive_scan(total, scratch, rows_of_tile);
     rows += rows_of_tile;
     if (e < args.experts) {
       if (blockIdx.x == 0) offsets[e] = first;

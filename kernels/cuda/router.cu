@@ -1,12 +1,13 @@
 // route: all three kinds in one kernel, one warp per token. Scores and ranking keys of a token lie in
-// shared memory; expert e belongs to lane e % 32. A key orders as the value it stands for, and 32 bits
-// of it joined with the inverted index make "largest value, lowest index of equals" a plain maximum, so
-// every choice is one warp_max. Bound by latency: top_k such maxima after each other (5 shuffles each);
-// the bytes (4 E per token) are nothing. One warp and not a block per token: no barriers, and a large
-// step has many tokens.
+// shared memory; expert e belongs to lane e % 32. Joined with the inverted index, a key makes "largest
+// value, lowest index of equals" a plain maximum (ordered.cuh), so every choice is one warp_max. A NaN
+// ranks first: its token gets NaN weights, which a later check finds. Bound by latency: top_k such maxima
+// after each other (5 shuffles each); the bytes (4 E per token) are nothing. One warp and not a block per
+// token: no barriers, and a large step has many tokens.
 #include <bit>
 
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/ordered.cuh"
 #include "kernels/cuda/rows.cuh"
 
 namespace shoal {
@@ -17,18 +18,6 @@ using namespace gpu;
 constexpr int kTokensPerBlock = 4;
 constexpr int64_t kMaxExperts = 1024;  // 8 bytes of shared memory each and per token: 32 KiB a block
 constexpr uint32_t kTaken = 0;         // below the key of every number, -infinity too
-
-// Unsigned integers in the order of the floats; both zeros alike, NaN above all: a token with NaN gets
-// NaN weights, where an ordering that passed over it would hide it.
-__device__ __forceinline__ uint32_t ordered(float x) {
-  if (x != x) return 0xffffffffu;
-  if (x == 0) return 0x80000000u;
-  const uint32_t bits = __float_as_uint(x);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float from_ordered(uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
 
 struct RouteArgs {
   const float* logits;
@@ -124,16 +113,15 @@ __global__ void route_kernel(RouteArgs args) {
   const auto best_of_own = [&] {
     uint64_t best = 0;
     for_own(args.experts, lane, [&](int32_t e) {
-      const uint64_t ranked = uint64_t{keys[e]} << 32 | (0xffffffffu - static_cast<uint32_t>(e));
-      best = keys[e] != kTaken && ranked > best ? ranked : best;
+      const uint64_t rank = ranked(keys[e], e);
+      best = keys[e] != kTaken && rank > best ? rank : best;
     });
     return best;
   };
   uint64_t own = best_of_own();
   int32_t chosen = 0;  // lane j keeps choice j
   for (int32_t j = 0; j < args.top_k; ++j) {
-    const uint64_t best = warp_max(own);
-    const auto expert = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best));
+    const int32_t expert = index_of_rank(warp_max(own));
     if (lane == j) chosen = expert;
     if (expert % kWarp == lane) {
       keys[expert] = kTaken;
