@@ -46,7 +46,7 @@ class WeightOnDevice {
 // Activations as the device may hold them.
 inline const std::vector<DType> kActivations = {DType::kF32, DType::kBF16};
 
-// The same expectation of a result that is stored as `type`: bfloat16 rounds by up to 2^-9 relative.
+// The same expectation of a result that is stored as `type`: bfloat16 rounds by up to 2^-8 relative.
 Expected stored_as(Expected expected, DType type);
 
 // Runs body once on a GPU; on the emulation once per thread-order seed, which permutes the order in which
