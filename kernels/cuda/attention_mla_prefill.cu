@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kFmaThreads) prefill_fma_kernel(PrefillCall ca
   for (int i = threadIdx.x; i < rows * call.dv; i += kFmaThreads) {
     call.acc_row(first + i / call.dv, head)[i % call.dv] = fma.acc[i];
   }
-  if (threadIdx.x < rows) {
+  if (static_cast<int>(threadIdx.x) < rows) {
     const int64_t at = (first + threadIdx.x) * call.stat_token + head;
     call.row_max[at] = fma.row_max[threadIdx.x];
     call.row_sum[at] = fma.row_sum[threadIdx.x];
