@@ -58,7 +58,8 @@ WeightOnDevice::WeightOnDevice(const HostWeight& host) : data_(host.data), weigh
 Expected stored_as(Expected expected, DType type) {
   if (type != DType::kBF16) return expected;
   for (size_t i = 0; i < expected.value.size(); ++i) {
-    // Half a unit in the last of 8 significant bits (2^-7 at 1); and of what is subnormal in bfloat16, half of the smallest.
+    // Half a unit in the last of 8 significant bits (2^-7 at 1); and of what is subnormal in bfloat16,
+    // half of the smallest.
     expected.bound[i] += std::fabs(expected.value[i]) * 0x1p-8 * 1.01 + 0x1p-134;
   }
   return expected;
