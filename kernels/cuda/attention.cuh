@@ -1,7 +1,8 @@
 // What the attention kernels share: the softmax state, pages, tiles of queries, and a paged call.
 //
-// A tile is up to tile_rows pairs (row, head) of one sequence whose heads read the same KV head: keys are
-// brought in once for all of them, be they the heads of one decoded token or the tokens of a prefill.
+// A tile is up to tile_rows pairs (row, head) of one sequence whose heads read the same KV head:
+// keys are brought in once for all of them, be they the heads of one decoded token or the tokens of
+// a prefill.
 #pragma once
 
 #include <cmath>
@@ -10,10 +11,11 @@
 
 namespace shoal::gpu {
 
-// ---- Softmax -------------------------------------------------------------------------------------
+// ---- Softmax
+// -------------------------------------------------------------------------------------
 
-// Scores and running maxima are kept times log2(e), so that a weight is a single exp2. AttentionState's
-// row_max is in these units too.
+// Scores and running maxima are kept times log2(e), so that a weight is a single exp2.
+// AttentionState's row_max is in these units too.
 constexpr float kLog2e = 1.44269504088896341f;
 
 // What to subtract from scores: of a row without keys nothing, for -inf minus -inf is a NaN.
@@ -24,16 +26,19 @@ __device__ __forceinline__ float softmax_rescale(float old_max, float new_max) {
   return old_max == new_max ? 1.0f : exp2f(old_max - new_max);
 }
 
-// What the accumulator is multiplied by at the end: a row that saw no key gives zeros, a NaN stays one.
+// What the accumulator is multiplied by at the end: a row that saw no key gives zeros, a NaN stays
+// one.
 __device__ __forceinline__ float softmax_inverse(float sum) { return sum > 0 ? 1.0f / sum : sum; }
 
-// ---- Pages ---------------------------------------------------------------------------------------
+// ---- Pages
+// ---------------------------------------------------------------------------------------
 
 struct PageTable {
   const int32_t* pages;  // [S, max_pages]
   int64_t row_stride;
   int32_t page_size;
-  int32_t shift;  // log2 of page_size, or -1: a shift instead of a division where it is a power of two
+  int32_t
+      shift;  // log2 of page_size, or -1: a shift instead of a division where it is a power of two
 
   // REQUIRES: position is within the sequence's context; entries past it are -1.
   __device__ __forceinline__ int64_t slot(int32_t sequence, int32_t position) const {
@@ -43,7 +48,8 @@ struct PageTable {
   }
 };
 
-// ---- Work items, made on the device by split_kv.cu -------------------------------------------------
+// ---- Work items, made on the device by split_kv.cu
+// -------------------------------------------------
 
 // Part `part` of the `parts` into which the keys of a tile are cut.
 struct WorkItem {
@@ -79,7 +85,8 @@ struct PagedCall {
   SplitWork work;
 };
 
-// ---- Tiles ---------------------------------------------------------------------------------------
+// ---- Tiles
+// ---------------------------------------------------------------------------------------
 
 struct Tile {
   WorkItem item;

@@ -1,14 +1,16 @@
 // Flash attention on tensor cores for bfloat16 queries, keys and values of fixed dimensions: what
 // gqa_attention and mla_prefill share.
 //
-// A block takes 16 * kWarpsM query rows and walks over the keys 64 at a time, brought in by cp.async one
-// block of keys ahead. A warp has 16 rows and 64 / kWarpsN of the keys: their scores, weights and all
-// output columns live in its registers (the D fragment of the scores is, packed, the A fragment of the
-// output), so that warps meet only where the next keys arrive.
+// A block takes 16 * kWarpsM query rows and walks over the keys 64 at a time, brought in by
+// cp.async one block of keys ahead. A warp has 16 rows and 64 / kWarpsN of the keys: their scores,
+// weights and all output columns live in its registers (the D fragment of the scores is, packed,
+// the A fragment of the output), so that warps meet only where the next keys arrive.
 //   kWarpsN = 1  prefill: many rows. Per 16 rows and 64 keys (d_qk + d_v) / 4 mma against
-//                128 * (d_qk + d_v) bytes read from shared memory: the two are about level on an A100,
-//                shared memory is the limit on an H100 (there about 60 % of the mma.sync rate).
-//   kWarpsN = 4  decode: at most 16 rows, bound by memory; the warps' results are added up at the end.
+//                128 * (d_qk + d_v) bytes read from shared memory: the two are about level on an
+//                A100, shared memory is the limit on an H100 (there about 60 % of the mma.sync
+//                rate).
+//   kWarpsN = 4  decode: at most 16 rows, bound by memory; the warps' results are added up at the
+//   end.
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
@@ -34,10 +36,10 @@ struct Flash {
   // The warp's first row of the tile.
   static __device__ __forceinline__ int row0() { return threadIdx.x / kWarp / kWarpsN * 16; }
 
-  // Folds keys [begin, end) into this thread's rows row0() + lane / 4 and 8 further: state and acc, which
-  // hold what was folded before. Queries by address (nullptr: none). Row i sees positions below
-  // num_keys[i]. load(first, count, keys, values) starts the copies (cp_async_16) of kKeys rows to
-  // shared memory, zeros past `count`; all threads call it.
+  // Folds keys [begin, end) into this thread's rows row0() + lane / 4 and 8 further: state and acc,
+  // which hold what was folded before. Queries by address (nullptr: none). Row i sees positions
+  // below num_keys[i]. load(first, count, keys, values) starts the copies (cp_async_16) of kKeys
+  // rows to shared memory, zeros past `count`; all threads call it.
   template <typename Load>
   static __device__ __forceinline__ void attend(bf16* smem, const bf16* const (&queries)[2],
                                                 const int (&num_keys)[2], int begin, int end,
@@ -72,7 +74,8 @@ struct Flash {
 
     for (int block = 0; block < num_blocks; ++block) {
       cp_async_wait<kStages - 2>();
-      __syncthreads();  // all copies of this block are here, and all warps are done with the last one
+      __syncthreads();  // all copies of this block are here, and all warps are done with the last
+                        // one
       issue(block + kStages - 1);
       const int position = begin + block * kKeys + first_key;
       if (position >= most) continue;  // the warp's rows see none of its keys
@@ -141,8 +144,8 @@ struct Flash {
     state.sum[1] = quad_sum(state.sum[1]);
   }
 
-  // kWarpsN > 1: adds up the warps' states in shared memory, warp by warp. Afterwards merged(row, column)
-  // gives sums and stats(row) maximum and sum of a row of the tile.
+  // kWarpsN > 1: adds up the warps' states in shared memory, warp by warp. Afterwards merged(row,
+  // column) gives sums and stats(row) maximum and sum of a row of the tile.
   struct Merged {
     const float* acc;     // [kWarpsN, 16, kDv]
     const float2* stats;  // [kWarpsN, 16]

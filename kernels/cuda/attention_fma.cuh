@@ -1,11 +1,12 @@
-// Attention in plain float arithmetic: any storage types and any dimensions. The form for float32, whose
-// precision tensor cores do not have, and for shapes that the tensor-core forms were not made for.
+// Attention in plain float arithmetic: any storage types and any dimensions. The form for float32,
+// whose precision tensor cores do not have, and for shapes that the tensor-core forms were not made
+// for.
 //
-// A block of 4 warps takes a tile of 8 query rows and walks over the keys 16 at a time, staged as floats
-// in shared memory. Scores: a warp has two rows, a half-warp one row and a lane one key of it; four
-// partial sums each. Values: a thread has columns and keeps all 8 rows of a column in registers, so that
-// a value is read once from shared memory for 8 products. Bound by shared memory: about one load per two
-// FMAs for the scores and one per eight for the values.
+// A block of 4 warps takes a tile of 8 query rows and walks over the keys 16 at a time, staged as
+// floats in shared memory. Scores: a warp has two rows, a half-warp one row and a lane one key of
+// it; four partial sums each. Values: a thread has columns and keeps all 8 rows of a column in
+// registers, so that a value is read once from shared memory for 8 products. Bound by shared
+// memory: about one load per two FMAs for the scores and one per eight for the values.
 #pragma once
 
 #include "kernels/cuda/attention.cuh"
@@ -16,14 +17,15 @@ constexpr int kFmaRows = 8;
 constexpr int kFmaKeys = 16;
 constexpr int kFmaThreads = 128;
 
-// Shared memory of a block. MLA's decode form has no values of its own: they are the keys' first dv.
+// Shared memory of a block. MLA's decode form has no values of its own: they are the keys' first
+// dv.
 struct FmaTile {
   int d, dv;
   int key_pitch, value_pitch;
-  float* q;        // [kFmaRows, d]
-  float* keys;     // [kFmaKeys, d] by key_pitch, which is odd: lanes at different keys hit all banks
-  float* values;   // [kFmaKeys, dv] by value_pitch
-  float* acc;      // [kFmaRows, dv]
+  float* q;       // [kFmaRows, d]
+  float* keys;    // [kFmaKeys, d] by key_pitch, which is odd: lanes at different keys hit all banks
+  float* values;  // [kFmaKeys, dv] by value_pitch
+  float* acc;     // [kFmaRows, dv]
   float* weights;  // [kFmaKeys, kFmaRows]
   float* factor;   // [kFmaRows]
   float* row_max;  // [kFmaRows]
@@ -31,9 +33,9 @@ struct FmaTile {
   int* num_keys;   // [kFmaRows]: positions that the row sees
 
   __host__ __device__ static size_t bytes(int d, int dv, bool shared_values) {
-    return sizeof(float) * (size_t{kFmaRows} * (d + dv) + size_t{kFmaKeys} * (d | 1) +
-                            (shared_values ? 0 : size_t{kFmaKeys} * dv) +
-                            size_t{kFmaRows} * (kFmaKeys + 4));
+    return sizeof(float) *
+           (size_t{kFmaRows} * (d + dv) + size_t{kFmaKeys} * (d | 1) +
+            (shared_values ? 0 : size_t{kFmaKeys} * dv) + size_t{kFmaRows} * (kFmaKeys + 4));
   }
   __device__ FmaTile(float* smem, int d_, int dv_, bool shared_values)
       : d(d_), dv(dv_), key_pitch(d_ | 1), value_pitch(shared_values ? d_ | 1 : dv_) {
@@ -49,11 +51,12 @@ struct FmaTile {
   }
 };
 
-// Folds the keys of positions [begin, end) into the tile's rows: row_max, row_sum and acc, which hold the
-// state so far. stage(position, count) fills keys and values with all threads. Everything in the tile but
-// keys and values is written before; the block is in step when this returns.
+// Folds the keys of positions [begin, end) into the tile's rows: row_max, row_sum and acc, which
+// hold the state so far. stage(position, count) fills keys and values with all threads. Everything
+// in the tile but keys and values is written before; the block is in step when this returns.
 template <typename Stage>
-__device__ void fma_attend(const FmaTile& tile, int begin, int end, float scale, const Stage& stage) {
+__device__ void fma_attend(const FmaTile& tile, int begin, int end, float scale,
+                           const Stage& stage) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int row = 2 * warp + lane / kFmaKeys, key = lane % kFmaKeys;
   __syncthreads();
@@ -128,7 +131,8 @@ __device__ __forceinline__ void stage_rows(float* to, int pitch, int count, int 
   }
 }
 
-// mla_decode (kSharedValues: v is k) and gqa_attention. Grid: (items, kv_heads). tile_rows is kFmaRows.
+// mla_decode (kSharedValues: v is k) and gqa_attention. Grid: (items, kv_heads). tile_rows is
+// kFmaRows.
 template <typename TQ, typename TCache, bool kSharedValues>
 __global__ void __launch_bounds__(kFmaThreads) paged_fma_kernel(PagedCall call) {
   SHOAL_DYN_SMEM(float, smem);

@@ -1,14 +1,17 @@
 // gqa_attention: grouped-query attention over paged K and V, prefill and decode alike.
 //
-// gqa_mma_kernel (bfloat16, head_dim 64 and 128; attention_flash.cuh): a block takes a tile of (row,
-// head) pairs of one sequence and KV head, so that the heads of a group share the keys that come in.
-//   decode   16 pairs, the 4 warps share the keys. 4 FLOPs per pair and element of 2 bytes: with a group
-//            of 8 some 16 FLOPs per byte, bound by memory. 34 KiB in flight per block and three blocks on
-//            an H100's SM (68 KiB each with head_dim 128): expected 85 % of the copy bandwidth.
+// gqa_mma_kernel (bfloat16, head_dim 64 and 128; attention_flash.cuh): a block takes a tile of
+// (row, head) pairs of one sequence and KV head, so that the heads of a group share the keys that
+// come in.
+//   decode   16 pairs, the 4 warps share the keys. 4 FLOPs per pair and element of 2 bytes: with a
+//   group
+//            of 8 some 16 FLOPs per byte, bound by memory. 34 KiB in flight per block and three
+//            blocks on an H100's SM (68 KiB each with head_dim 128): expected 85 % of the copy
+//            bandwidth.
 //   prefill  64 or 128 pairs, every warp all keys: bound by arithmetic and shared memory.
 // The average number of pairs per sequence chooses; in a batch of both, decoded tokens run in large
-// tiles, where the warps without rows only copy. Everything else runs in attention_fma.cuh's form. Long
-// contexts are cut: split_kv.cu.
+// tiles, where the warps without rows only copy. Everything else runs in attention_fma.cuh's form.
+// Long contexts are cut: split_kv.cu.
 #include "kernels/cuda/attention_flash.cuh"
 #include "kernels/cuda/attention_paged.cuh"
 #include "kernels/cuda/cuda_ops.h"
@@ -34,10 +37,10 @@ __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedC
   int num_keys[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    queries[i] = rows[i] < tile.pairs ? static_cast<const bf16*>(call.q) +
-                                            tile.token(rows[i]) * call.q_token +
-                                            tile.head(rows[i]) * call.q_head
-                                      : nullptr;
+    queries[i] = rows[i] < tile.pairs
+                     ? static_cast<const bf16*>(call.q) + tile.token(rows[i]) * call.q_token +
+                           tile.head(rows[i]) * call.q_head
+                     : nullptr;
     num_keys[i] = tile.num_keys(rows[i]);
   }
   const auto load = [&](int position, int count, bf16* keys, bf16* values) {

@@ -1,15 +1,18 @@
 // mla_decode: MLA in the absorbed form over the paged latent cache.
 //
-// A cache row (kv_lora + qk_rope, 1,152 bytes in V2 and V3) is key and value of all heads. Per row and
-// (row, head) pair 2 * (576 + 512) FLOPs: with 16 pairs 30 FLOPs per byte, with 64 pairs 120. Bound by
-// memory below about 150 (A100) and 180 (H100), so what counts is that each row comes in once, in many
-// bytes at a time; expected: 80 to 90 % of the copy bandwidth for contexts that fill the GPU.
+// A cache row (kv_lora + qk_rope, 1,152 bytes in V2 and V3) is key and value of all heads. Per row
+// and (row, head) pair 2 * (576 + 512) FLOPs: with 16 pairs 30 FLOPs per byte, with 64 pairs 120.
+// Bound by memory below about 150 (A100) and 180 (H100), so what counts is that each row comes in
+// once, in many bytes at a time; expected: 80 to 90 % of the copy bandwidth for contexts that fill
+// the GPU.
 //
-// mla_decode_mma_kernel (bfloat16, 512 + 64): a block takes a tile of 16, 32 or 64 pairs, 4 warps for
-// each 16, and walks over the keys 32 at a time, brought in by cp.async one or two blocks of keys ahead.
+// mla_decode_mma_kernel (bfloat16, 512 + 64): a block takes a tile of 16, 32 or 64 pairs, 4 warps
+// for each 16, and walks over the keys 32 at a time, brought in by cp.async one or two blocks of
+// keys ahead.
 //   scores   the 4 warps of 16 pairs take 8 keys each over all 576 elements (36 mma in two chains)
 //   softmax  the row's maximum is exchanged through shared memory; P goes there as bfloat16
-//   output   each warp has 128 of the 512 columns (64 accumulators a thread) and multiplies P by the same
+//   output   each warp has 128 of the 512 columns (64 accumulators a thread) and multiplies P by
+//   the same
 //            rows in shared memory, read transposed
 // Shared memory: 1,168 bytes per pair and per key and stage: 93 KiB with 16 pairs and 2 stages (two
 // blocks on an H100's SM), 130 KiB with 3 stages (sm_80), 114 and 155 KiB with 32 and 64 pairs.
@@ -26,19 +29,20 @@ constexpr int kLora = 512, kRope = 64, kRow = kLora + kRope;
 constexpr int kPitch = kRow + 8;  // 292 words: row r begins at bank 4r
 constexpr int kKeys = 32;
 constexpr int kWeightPitch = kKeys + 8;  // 20 words: 8 rows at banks 0, 20, 8, 28, 16, 4, 24, 12
-constexpr int kWarpsPerTile = 4;         // 8 keys of the scores each, 128 columns of the output each
+constexpr int kWarpsPerTile = 4;  // 8 keys of the scores each, 128 columns of the output each
 constexpr int kColumns = kLora / kWarpsPerTile;
 
 // kTiles: of 16 pairs.
 constexpr size_t mma_smem(int tiles, int stages) {
-  return sizeof(bf16) * (size_t{kPitch} * (16 * tiles + kKeys * stages) +
-                         size_t{kWeightPitch} * 16 * tiles) +
+  return sizeof(bf16) *
+             (size_t{kPitch} * (16 * tiles + kKeys * stages) + size_t{kWeightPitch} * 16 * tiles) +
          sizeof(float) * kWarpsPerTile * 16 * tiles;
 }
 static_assert(mma_smem(1, 2) <= kPortableSmem);
 
 template <int kTiles, int kStages>
-__global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp) mla_decode_mma_kernel(PagedCall call) {
+__global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp)
+    mla_decode_mma_kernel(PagedCall call) {
   constexpr int kRows = 16 * kTiles;
   constexpr int kThreads = kTiles * kWarpsPerTile * kWarp;
   SHOAL_DYN_SMEM(bf16, smem);
@@ -46,13 +50,14 @@ __global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp) mla_decode_mma_k
   const WorkItem item = call.work.items[blockIdx.x];
   const Tile tile = make_tile(call, item, 0);
 
-  bf16* const q = smem;                                   // [kRows, kRow] by kPitch
-  bf16* const latent = q + kRows * kPitch;                // [kStages, kKeys, kRow] by kPitch
+  bf16* const q = smem;                                     // [kRows, kRow] by kPitch
+  bf16* const latent = q + kRows * kPitch;                  // [kStages, kKeys, kRow] by kPitch
   bf16* const weights = latent + kStages * kKeys * kPitch;  // [kRows, kKeys] by kWeightPitch
   // [kWarpsPerTile, kRows]: of the keys of each warp, maxima in the loop and sums at the end.
   float* const exchange = reinterpret_cast<float*>(weights + kRows * kWeightPitch);
 
-  // Copies: neighbouring threads take neighbouring 16 bytes of a row, and a thread its rows' slots once.
+  // Copies: neighbouring threads take neighbouring 16 bytes of a row, and a thread its rows' slots
+  // once.
   constexpr int kThreadsPerRow = kThreads / kKeys > 8 ? kThreads / kKeys : 8;
   constexpr int kRowsAtOnce = kThreads / kThreadsPerRow;
   const int copy_row = threadIdx.x / kThreadsPerRow, copy_chunk = threadIdx.x % kThreadsPerRow;
@@ -68,7 +73,8 @@ __global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp) mla_decode_mma_k
 #pragma unroll
       for (int r = copy_row; r < kKeys; r += kRowsAtOnce) {
         const int position = tile.key_begin + block * kKeys + r;
-        const bool valid = position < tile.key_end;  // past it: zeros, whatever the cache holds there
+        const bool valid =
+            position < tile.key_end;  // past it: zeros, whatever the cache holds there
         const int64_t slot = valid ? call.pages.slot(item.sequence, position) : 0;
         copy(stage + r * kPitch, static_cast<const bf16*>(call.k) + slot * call.k_slot, valid);
       }
@@ -86,8 +92,8 @@ __global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp) mla_decode_mma_k
   for (int block = 0; block < kStages - 1; ++block) issue(block);
 
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int part = warp % kWarpsPerTile;           // which keys, and which columns
-  const int row0 = warp / kWarpsPerTile * 16;      // of the warp's 16 pairs
+  const int part = warp % kWarpsPerTile;       // which keys, and which columns
+  const int row0 = warp / kWarpsPerTile * 16;  // of the warp's 16 pairs
   const int g = lane / 4, t = lane % 4;
   const int rows[2] = {row0 + g, row0 + g + 8};
   const int num_keys[2] = {tile.num_keys(rows[0]), tile.num_keys(rows[1])};

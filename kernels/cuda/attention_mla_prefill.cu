@@ -1,14 +1,14 @@
-// mla_prefill: MLA in the expanded form, one chunk of keys of one sequence folded into a running state;
-// begin_state and finish_state around it.
+// mla_prefill: MLA in the expanded form, one chunk of keys of one sequence folded into a running
+// state; begin_state and finish_state around it.
 //
-// Per query, head and key 2 * (d_qk + d_v) FLOPs (640 in V2 and V3), per query, head and chunk 8 * d_v
-// bytes of state in and out: a chunk of 512 keys moves 1 KiB of state for 328 kFLOP, which at an H100's
-// rates take about 0.3 and 0.5 ns. Bound by arithmetic (attention_flash.cuh), the more the longer chunks
-// are.
+// Per query, head and key 2 * (d_qk + d_v) FLOPs (640 in V2 and V3), per query, head and chunk 8 *
+// d_v bytes of state in and out: a chunk of 512 keys moves 1 KiB of state for 328 kFLOP, which at
+// an H100's rates take about 0.3 and 0.5 ns. Bound by arithmetic (attention_flash.cuh), the more
+// the longer chunks are.
 //
-// prefill_mma_kernel (bfloat16, 128 + 64 and 128): a block takes 128 queries of one head, 8 warps of 16,
-// and the keys that its last query sees, 64 at a time; 84 KiB of shared memory. Everything else runs in
-// attention_fma.cuh's form. Both take the last queries, which see most keys, first.
+// prefill_mma_kernel (bfloat16, 128 + 64 and 128): a block takes 128 queries of one head, 8 warps
+// of 16, and the keys that its last query sees, 64 at a time; 84 KiB of shared memory. Everything
+// else runs in attention_fma.cuh's form. Both take the last queries, which see most keys, first.
 #include "kernels/cuda/attention_mla_prefill.cuh"
 
 #include "kernels/cuda/attention_flash.cuh"
@@ -67,12 +67,14 @@ __global__ void __launch_bounds__(PrefillFlash::kThreads) prefill_mma_kernel(Pre
     for (int r = threadIdx.x / kThreadsPerRow; r < F::kKeys; r += F::kThreads / kThreadsPerRow) {
       const bool valid = r < count;
       const int64_t row = valid ? key + r : 0;
-      const bf16* kv = static_cast<const bf16*>(call.kv) + row * call.kv_token + head * call.kv_head;
+      const bf16* kv =
+          static_cast<const bf16*>(call.kv) + row * call.kv_token + head * call.kv_head;
       const bf16* k_pe = static_cast<const bf16*>(call.k_pe) + row * call.k_pe_token;
       bf16* const to_key = to_keys + r * F::kKeyPitch;
       bf16* const to_value = to_values + r * F::kValuePitch;
 #pragma unroll
-      for (int c = 8 * c0; c < kNope; c += 8 * kThreadsPerRow) cp_async_16(to_key + c, kv + c, valid);
+      for (int c = 8 * c0; c < kNope; c += 8 * kThreadsPerRow)
+        cp_async_16(to_key + c, kv + c, valid);
 #pragma unroll
       for (int c = 8 * c0; c < kRope; c += 8 * kThreadsPerRow) {
         cp_async_16(to_key + kNope + c, k_pe + c, valid);
@@ -161,8 +163,8 @@ __global__ void __launch_bounds__(kThreads) begin_state_kernel(StateCall call) {
   const int64_t row = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
   const int lane = threadIdx.x % kWarp;
   if (row >= call.rows) return;
-  float* acc = call.acc + row / call.num_heads * call.acc_token +
-               row % call.num_heads * call.acc_head;
+  float* acc =
+      call.acc + row / call.num_heads * call.acc_token + row % call.num_heads * call.acc_head;
   for (int c = lane; c < call.dv; c += kWarp) acc[c] = 0;
   if (lane == 0) {
     call.row_max[row] = -INFINITY;
@@ -189,7 +191,8 @@ void check_state(const AttentionState& state) {
   SHOAL_CHECK(is_f32(state.acc, 3) && is_f32(state.row_max, 2) && is_f32(state.row_sum, 2) &&
                   state.row_max.contiguous() && state.row_sum.contiguous() &&
                   state.row_max.dim(0) == state.acc.dim(0) &&
-                  state.row_max.dim(1) == state.acc.dim(1) && state.row_sum.shape == state.row_max.shape,
+                  state.row_max.dim(1) == state.acc.dim(1) &&
+                  state.row_sum.shape == state.row_max.shape,
               "acc {}, row_max {}, row_sum {}", state.acc.shape_string(),
               state.row_max.shape_string(), state.row_sum.shape_string());
 }
@@ -219,7 +222,8 @@ void CudaOps::begin_state(const AttentionState& state) {
   gpu::check_state(state);
   const gpu::StateCall call = gpu::state_call(state);
   if (call.rows == 0) return;
-  gpu::launch(gpu::begin_state_kernel, gpu::state_grid(call), dim3(gpu::kThreads), 0, stream(), call);
+  gpu::launch(gpu::begin_state_kernel, gpu::state_grid(call), dim3(gpu::kThreads), 0, stream(),
+              call);
 }
 
 void CudaOps::finish_state(const AttentionState& state, const Tensor& out) {
@@ -254,29 +258,28 @@ void CudaOps::mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
               k_pe.shape_string(), state.acc.shape_string());
   if (q.dim(0) == 0 || q.dim(1) == 0 || kv.dim(0) == 0) return;
 
-  const gpu::PrefillCall call{
-      .q = q.data,
-      .kv = kv.data,
-      .k_pe = k_pe.data,
-      .positions = positions.as<int32_t>(),
-      .acc = state.acc.as<float>(),
-      .row_max = state.row_max.as<float>(),
-      .row_sum = state.row_sum.as<float>(),
-      .q_token = q.stride[0],
-      .q_head = q.stride[1],
-      .kv_token = kv.stride[0],
-      .kv_head = kv.stride[1],
-      .k_pe_token = k_pe.stride[0],
-      .acc_token = state.acc.stride[0],
-      .acc_head = state.acc.stride[1],
-      .stat_token = state.row_max.stride[0],
-      .num_tokens = static_cast<int32_t>(q.dim(0)),
-      .num_keys = static_cast<int32_t>(kv.dim(0)),
-      .first_position = static_cast<int32_t>(first_position),
-      .nope = static_cast<int32_t>(nope),
-      .rope = static_cast<int32_t>(k_pe.dim(1)),
-      .dv = static_cast<int32_t>(kv.dim(2) - nope),
-      .scale = softmax_scale * gpu::kLog2e};
+  const gpu::PrefillCall call{.q = q.data,
+                              .kv = kv.data,
+                              .k_pe = k_pe.data,
+                              .positions = positions.as<int32_t>(),
+                              .acc = state.acc.as<float>(),
+                              .row_max = state.row_max.as<float>(),
+                              .row_sum = state.row_sum.as<float>(),
+                              .q_token = q.stride[0],
+                              .q_head = q.stride[1],
+                              .kv_token = kv.stride[0],
+                              .kv_head = kv.stride[1],
+                              .k_pe_token = k_pe.stride[0],
+                              .acc_token = state.acc.stride[0],
+                              .acc_head = state.acc.stride[1],
+                              .stat_token = state.row_max.stride[0],
+                              .num_tokens = static_cast<int32_t>(q.dim(0)),
+                              .num_keys = static_cast<int32_t>(kv.dim(0)),
+                              .first_position = static_cast<int32_t>(first_position),
+                              .nope = static_cast<int32_t>(nope),
+                              .rope = static_cast<int32_t>(k_pe.dim(1)),
+                              .dv = static_cast<int32_t>(kv.dim(2) - nope),
+                              .scale = softmax_scale * gpu::kLog2e};
   const auto launch_tiles = [&](auto kernel, int rows, int threads, size_t smem) {
     const dim3 grid(static_cast<unsigned>((q.dim(0) + rows - 1) / rows),
                     static_cast<unsigned>(q.dim(1)));
@@ -292,11 +295,11 @@ void CudaOps::mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
     return;
   }
   const size_t smem = gpu::FmaTile::bytes(call.nope + call.rope, call.dv, false);
-  SHOAL_CHECK(smem <= device_.max_smem(), "head dimensions {} and {} need {} bytes of shared memory",
-              q.dim(2), call.dv, smem);
-  launch_tiles(q.dtype == DType::kBF16 ? gpu::prefill_fma_kernel<gpu::bf16>
-                                       : gpu::prefill_fma_kernel<float>,
-               gpu::kFmaRows, gpu::kFmaThreads, smem);
+  SHOAL_CHECK(smem <= device_.max_smem(),
+              "head dimensions {} and {} need {} bytes of shared memory", q.dim(2), call.dv, smem);
+  launch_tiles(
+      q.dtype == DType::kBF16 ? gpu::prefill_fma_kernel<gpu::bf16> : gpu::prefill_fma_kernel<float>,
+      gpu::kFmaRows, gpu::kFmaThreads, smem);
 }
 
 }  // namespace shoal

@@ -1,6 +1,6 @@
-// Fragments of mma.m16n8k16 as attention uses them, all from bfloat16 rows in shared memory. Row pitches
-// are 16 bytes more than a multiple of 32 banks (or otherwise spread), so that the 8 rows that ldmatrix
-// reads at a time lie in different banks.
+// Fragments of mma.m16n8k16 as attention uses them, all from bfloat16 rows in shared memory. Row
+// pitches are 16 bytes more than a multiple of 32 banks (or otherwise spread), so that the 8 rows
+// that ldmatrix reads at a time lie in different banks.
 #pragma once
 
 #include "kernels/cuda/attention.cuh"
@@ -13,8 +13,8 @@ __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16* tile, int p
   ldmatrix_x4(a, tile + lane % 16 * pitch + lane / 16 * 8);
 }
 
-// B for the scores: columns of B are keys, rows of `tile`. 16 keys x 16 elements: b[0..1] is the fragment
-// of the first 8 keys, b[2..3] that of the others.
+// B for the scores: columns of B are keys, rows of `tile`. 16 keys x 16 elements: b[0..1] is the
+// fragment of the first 8 keys, b[2..3] that of the others.
 __device__ __forceinline__ void load_keys_16x16(uint32_t (&b)[4], const bf16* tile, int pitch) {
   const int lane = threadIdx.x % kWarp;
   ldmatrix_x4(b, tile + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
@@ -26,8 +26,8 @@ __device__ __forceinline__ void load_keys_8x32(uint32_t (&b)[4], const bf16* til
   ldmatrix_x4(b, tile + lane % 8 * pitch + lane / 8 * 8);
 }
 
-// B for the output: rows of B are keys, rows of `tile`. 16 keys x 16 columns: b[0..1] is the fragment of
-// the first 8 columns, b[2..3] that of the others.
+// B for the output: rows of B are keys, rows of `tile`. 16 keys x 16 columns: b[0..1] is the
+// fragment of the first 8 columns, b[2..3] that of the others.
 __device__ __forceinline__ void load_values_16x16(uint32_t (&b)[4], const bf16* tile, int pitch) {
   const int lane = threadIdx.x % kWarp;
   ldmatrix_x4_trans(b, tile + lane % 16 * pitch + lane / 16 * 8);
@@ -58,8 +58,8 @@ __device__ __forceinline__ void store_pair(float* to, float a, float b) {
   *reinterpret_cast<float2*>(to) = make_float2(a, b);
 }
 
-// What a thread keeps of its rows g and g + 8 (g = lane / 4) while keys go by. `sum` is of the keys whose
-// scores this thread held.
+// What a thread keeps of its rows g and g + 8 (g = lane / 4) while keys go by. `sum` is of the keys
+// whose scores this thread held.
 struct RowPair {
   float max[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};

