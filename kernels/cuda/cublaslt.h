@@ -39,7 +39,9 @@ class CublasLt {
   // Taken:
   //   x BF16, W BF16        out BF16 | F32
   //   x F32,  W F32         out F32, in full float32 (no TF32)
-  //   x BF16, W F8E4M3      out BF16 | F32, see set_fp8_gemm; shards must begin at a block
+  //   x BF16, W F8E4M3      out BF16 | F32, see set_fp8_gemm; shards must begin at a block. Scales whose
+  //                         rows are roundup(k / 128, 4) apart, the last one being whole too, are used
+  //                         where they lie; others are copied at each call
   // when pointers and rows are 16-byte aligned, rows dense, and the library has an algorithm. x and
   // out may be strided in rows. bias is F32. Throws DeviceFault when the library fails.
   bool matmul(const Tensor& x,     // [T, k]

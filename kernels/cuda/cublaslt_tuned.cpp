@@ -81,12 +81,23 @@ json to_json(const CublasLt::Key& key, const cublasLtMatmulAlgo_t& algo) {
           {"algorithm", to_hex(algo)}};
 }
 
-std::pair<CublasLt::Key, cublasLtMatmulAlgo_t> from_json(const json& plan) {
-  const auto numbers = plan.at("key").get<std::array<int64_t, 12>>();
-  const auto bad = [](const char* what) { throw std::invalid_argument(what); };
-  for (const int64_t number : numbers) {
-    if (number < 0 || number > INT32_MAX) bad("a number of a key is out of range");
+// Exactly n integers from 0 to 2^31 - 1.
+template <size_t n>
+std::array<int64_t, n> integers(const json& list) {
+  std::array<int64_t, n> numbers;
+  if (!list.is_array() || list.size() != n) throw std::invalid_argument("a list of another length");
+  for (size_t i = 0; i < n; ++i) {
+    if (!list[i].is_number_integer()) throw std::invalid_argument("a number is no integer");
+    numbers[i] = list[i].get<int64_t>();
+    if (numbers[i] < 0 || numbers[i] > INT32_MAX) {
+      throw std::invalid_argument("a number is out of range");
+    }
   }
+  return numbers;
+}
+
+std::pair<CublasLt::Key, cublasLtMatmulAlgo_t> from_json(const json& plan) {
+  const auto numbers = integers<12>(plan.at("key"));
   CublasLt::Key key;
   key.in = static_cast<cudaDataType_t>(numbers[0]);
   key.out = static_cast<cudaDataType_t>(numbers[1]);
@@ -101,8 +112,8 @@ std::pair<CublasLt::Key, cublasLtMatmulAlgo_t> from_json(const json& plan) {
   key.align_w = static_cast<int32_t>(numbers[10]);
   key.align_out = static_cast<int32_t>(numbers[11]);
   const cublasLtMatmulAlgo_t algo = from_hex(plan.at("algorithm").get<std::string>());
-  if (settings(algo) != plan.at("settings").get<std::array<int64_t, 4>>()) {
-    bad("an algorithm is not what its settings say");
+  if (settings(algo) != integers<4>(plan.at("settings"))) {
+    throw std::invalid_argument("an algorithm is not what its settings say");
   }
   return {key, algo};
 }

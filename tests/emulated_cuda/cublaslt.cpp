@@ -9,17 +9,16 @@
 //   66  takes any product
 //   67  splits K in four through the workspace; offered first for few columns and a long K
 //   70  wants columns in eights (AlgoCheck refuses others); offered first where they are
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <cstring>
+#include <string>
 
 #include "cublaslt_control.h"
-#include "cublaslt_product.h"
+#include "cublaslt_rules.h"
 #include "stream_work.h"
 
+using namespace shoal::emulated::lt;
 using shoal::emulated::cublaslt_bytes;
 using shoal::emulated::CublasLtProduct;
 
@@ -30,249 +29,8 @@ struct cublasLtContext {
 
 namespace {
 
-std::atomic<int64_t> descriptor_calls{0}, heuristic_calls{0}, check_calls{0}, matmul_calls{0};
+std::atomic<int64_t> heuristic_calls{0}, check_calls{0}, matmul_calls{0};
 std::atomic<int64_t> fail_after{-1};
-
-constexpr uint32_t kOperation = 0x6f706572, kLayout = 0x6c61796f, kPreference = 0x70726566,
-                   kAlgorithm = 0x616c676f;
-
-// What lies in the opaque structs.
-struct Operation {
-  uint32_t magic;
-  int32_t compute_type, scale_type, pointer_mode, transa, transb, transc, fill_mode;
-  uint32_t epilogue;
-  int32_t bias_type, a_mode, b_mode, c_mode, d_mode;
-  const void *bias, *a_scale, *b_scale, *c_scale, *d_scale;
-  int8_t fast_accum;
-};
-struct Layout {
-  uint32_t magic;
-  uint32_t type;
-  int32_t order, batch_count;
-  uint64_t rows, cols;
-  int64_t ld;
-};
-struct Preference {
-  uint32_t magic;
-  uint32_t search_mode, reduction_mask;
-  uint32_t align_a, align_b, align_c, align_d;
-  uint64_t max_workspace;
-};
-struct Algorithm {
-  uint32_t magic;
-  int32_t id;
-  uint32_t tile, stages;
-  int32_t split_k;
-  uint16_t in, out, arch;
-  uint16_t align_a, align_b, align_d;
-};
-static_assert(sizeof(Operation) <= sizeof(cublasLtMatmulDescOpaque_t));
-static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t));
-static_assert(sizeof(Preference) <= sizeof(cublasLtMatmulPreferenceOpaque_t));
-static_assert(sizeof(Algorithm) <= sizeof(cublasLtMatmulAlgo_t));
-
-struct Attribute {
-  int id;
-  size_t offset, size;
-  bool address = false;
-};
-#define FIELD(id, type, field) \
-  { id, offsetof(type, field), sizeof(type::field) }
-#define ADDRESS(id, type, field) \
-  { id, offsetof(type, field), sizeof(type::field), true }
-constexpr Attribute kOperationAttributes[] = {
-    FIELD(CUBLASLT_MATMUL_DESC_COMPUTE_TYPE, Operation, compute_type),
-    FIELD(CUBLASLT_MATMUL_DESC_SCALE_TYPE, Operation, scale_type),
-    FIELD(CUBLASLT_MATMUL_DESC_POINTER_MODE, Operation, pointer_mode),
-    FIELD(CUBLASLT_MATMUL_DESC_TRANSA, Operation, transa),
-    FIELD(CUBLASLT_MATMUL_DESC_TRANSB, Operation, transb),
-    FIELD(CUBLASLT_MATMUL_DESC_TRANSC, Operation, transc),
-    FIELD(CUBLASLT_MATMUL_DESC_FILL_MODE, Operation, fill_mode),
-    FIELD(CUBLASLT_MATMUL_DESC_EPILOGUE, Operation, epilogue),
-    ADDRESS(CUBLASLT_MATMUL_DESC_BIAS_POINTER, Operation, bias),
-    FIELD(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, Operation, bias_type),
-    ADDRESS(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, Operation, a_scale),
-    ADDRESS(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, Operation, b_scale),
-    ADDRESS(CUBLASLT_MATMUL_DESC_C_SCALE_POINTER, Operation, c_scale),
-    ADDRESS(CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, Operation, d_scale),
-    FIELD(CUBLASLT_MATMUL_DESC_FAST_ACCUM, Operation, fast_accum),
-    FIELD(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, Operation, a_mode),
-    FIELD(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, Operation, b_mode),
-    FIELD(CUBLASLT_MATMUL_DESC_C_SCALE_MODE, Operation, c_mode),
-    FIELD(CUBLASLT_MATMUL_DESC_D_SCALE_MODE, Operation, d_mode),
-};
-constexpr Attribute kPreferenceAttributes[] = {
-    FIELD(CUBLASLT_MATMUL_PREF_SEARCH_MODE, Preference, search_mode),
-    FIELD(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, Preference, max_workspace),
-    FIELD(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, Preference, reduction_mask),
-    FIELD(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, Preference, align_a),
-    FIELD(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, Preference, align_b),
-    FIELD(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, Preference, align_c),
-    FIELD(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, Preference, align_d),
-};
-constexpr Attribute kAlgorithmAttributes[] = {
-    FIELD(CUBLASLT_ALGO_CONFIG_ID, Algorithm, id),
-    FIELD(CUBLASLT_ALGO_CONFIG_TILE_ID, Algorithm, tile),
-    FIELD(CUBLASLT_ALGO_CONFIG_STAGES_ID, Algorithm, stages),
-    FIELD(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, Algorithm, split_k),
-};
-#undef FIELD
-#undef ADDRESS
-
-template <size_t n>
-const Attribute* find(const Attribute (&attributes)[n], int id) {
-  const auto* found =
-      std::find_if(attributes, attributes + n, [&](const Attribute& a) { return a.id == id; });
-  return found == attributes + n ? nullptr : found;
-}
-
-// Null unless it was initialised.
-template <typename T, typename Opaque>
-const T* open(const Opaque* opaque, uint32_t magic) {
-  const auto* inside = reinterpret_cast<const T*>(opaque);
-  return opaque == nullptr || inside->magic != magic ? nullptr : inside;
-}
-
-template <typename T, typename Opaque, size_t n>
-cublasStatus_t set_attribute(Opaque* opaque, uint32_t magic, const Attribute (&attributes)[n],
-                             int id, const void* value, size_t size) {
-  const Attribute* attribute = find(attributes, id);
-  if (open<T>(opaque, magic) == nullptr || attribute == nullptr || value == nullptr ||
-      size != attribute->size) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  if (!attribute->address) ++descriptor_calls;
-  std::memcpy(reinterpret_cast<char*>(opaque) + attribute->offset, value, size);
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
-
-// A product without addresses: whether the device can do it at all.
-struct Judged {
-  cublasStatus_t status = CUBLAS_STATUS_INVALID_VALUE;
-  CublasLtProduct product;
-};
-
-cublasStatus_t judge_fp8(int arch, const Operation& o, const CublasLtProduct& p) {
-  if (arch < 89) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const bool scalars = p.a_mode == CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F &&
-                       p.b_mode == CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
-  const auto is_block = [](cublasLtMatmulMatrixScale_t mode) {
-    return mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F ||
-           mode == CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F;
-  };
-  if (!scalars) {
-    if (arch != 90 || !is_block(p.a_mode) || !is_block(p.b_mode))
-      return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (p.a_mode == CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F && p.a_mode == p.b_mode) {
-      return CUBLAS_STATUS_NOT_SUPPORTED;
-    }
-    if (p.m % 4 != 0 || p.n % 4 != 0 || o.fast_accum != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-    if (o.a_scale == nullptr || o.b_scale == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  if (o.c_mode != 0 || o.d_mode != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (!aligned(o.a_scale, scalars ? 4 : 16) || !aligned(o.b_scale, scalars ? 4 : 16)) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  const int64_t out = cublaslt_bytes(p.out);
-  if (p.k % 16 != 0 || p.lda % 16 != 0 || p.ldb % 16 != 0 || p.m * out % 16 != 0 ||
-      p.ldc * out % 16 != 0 || p.ldd * out % 16 != 0) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-Judged judge(int arch, const cublasLtMatmulDescOpaque_t* operation,
-             const cublasLtMatrixLayoutOpaque_t* a, const cublasLtMatrixLayoutOpaque_t* b,
-             const cublasLtMatrixLayoutOpaque_t* c, const cublasLtMatrixLayoutOpaque_t* d) {
-  Judged result;
-  const auto* o = open<Operation>(operation, kOperation);
-  const Layout* layouts[] = {open<Layout>(a, kLayout), open<Layout>(b, kLayout),
-                             open<Layout>(c, kLayout), open<Layout>(d, kLayout)};
-  if (o == nullptr) return result;
-  for (const Layout* layout : layouts) {
-    if (layout == nullptr || layout->rows == 0 || layout->cols == 0 ||
-        layout->ld < static_cast<int64_t>(layout->rows)) {
-      return result;
-    }
-    if (layout->rows > INT32_MAX || layout->cols > INT32_MAX || layout->ld > INT32_MAX ||
-        layout->order != CUBLASLT_ORDER_COL || layout->batch_count != 1) {
-      result.status = CUBLAS_STATUS_NOT_SUPPORTED;
-      return result;
-    }
-  }
-  const auto& [la, lb, lc, ld] = layouts;
-  CublasLtProduct& p = result.product;
-  p.in = static_cast<cudaDataType_t>(la->type);
-  p.out = static_cast<cudaDataType_t>(ld->type);
-  const bool fp8 = p.in == CUDA_R_8F_E4M3;
-
-  // The one form that is here; of the library's others none is in use.
-  if (o->transa != CUBLAS_OP_T || o->transb != CUBLAS_OP_N || o->transc != CUBLAS_OP_N ||
-      o->compute_type != CUBLAS_COMPUTE_32F || o->scale_type != CUDA_R_32F ||
-      o->pointer_mode != CUBLASLT_POINTER_MODE_HOST || lb->type != la->type) {
-    result.status = CUBLAS_STATUS_NOT_SUPPORTED;
-    return result;
-  }
-  if (la->rows != lb->rows || la->cols != ld->rows || lb->cols != ld->cols ||
-      lc->rows != ld->rows || lc->cols != ld->cols || lc->type != ld->type) {
-    return result;
-  }
-  p.m = static_cast<int64_t>(la->cols);
-  p.n = static_cast<int64_t>(lb->cols);
-  p.k = static_cast<int64_t>(la->rows);
-  p.lda = la->ld;
-  p.ldb = lb->ld;
-  p.ldc = lc->ld;
-  p.ldd = ld->ld;
-  result.status = CUBLAS_STATUS_NOT_SUPPORTED;
-  const bool types = (p.in == CUDA_R_32F && p.out == CUDA_R_32F) ||
-                     (p.in == CUDA_R_16BF && (p.out == CUDA_R_16BF || p.out == CUDA_R_32F)) ||
-                     (fp8 && (p.out == CUDA_R_16BF || p.out == CUDA_R_16F || p.out == CUDA_R_32F));
-  if (!types) return result;
-  if (o->epilogue == CUBLASLT_EPILOGUE_BIAS) {
-    const cudaDataType_t wanted = fp8 && p.out == CUDA_R_32F ? CUDA_R_16BF : p.out;
-    p.bias_type = o->bias_type == -1 ? p.out : static_cast<cudaDataType_t>(o->bias_type);
-    if (p.bias_type != wanted) return result;
-    if (o->bias == nullptr) {
-      result.status = CUBLAS_STATUS_INVALID_VALUE;
-      return result;
-    }
-    p.bias = o->bias;
-  } else if (o->epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
-    return result;
-  }
-  p.a_mode = static_cast<cublasLtMatmulMatrixScale_t>(o->a_mode);
-  p.b_mode = static_cast<cublasLtMatmulMatrixScale_t>(o->b_mode);
-  p.a_scale = static_cast<const float*>(o->a_scale);
-  p.b_scale = static_cast<const float*>(o->b_scale);
-  if (fp8) {
-    result.status = judge_fp8(arch, *o, p);
-  } else if (o->a_scale != nullptr || o->b_scale != nullptr || o->c_scale != nullptr ||
-             o->d_scale != nullptr || o->a_mode != 0 || o->b_mode != 0) {
-    result.status = CUBLAS_STATUS_INVALID_VALUE;  // scales are for narrow types
-  } else {
-    result.status = CUBLAS_STATUS_SUCCESS;
-  }
-  return result;
-}
-
-size_t workspace_of(const Algorithm& algorithm, const CublasLtProduct& p) {
-  return algorithm.split_k == 1
-             ? 0
-             : static_cast<size_t>(algorithm.split_k) * p.m * p.n * sizeof(float);
-}
-
-cublasStatus_t check_algorithm(const Algorithm* algorithm, int arch, const CublasLtProduct& p) {
-  if (algorithm == nullptr || algorithm->in != p.in || algorithm->out != p.out ||
-      (algorithm->id != 66 && algorithm->id != 67 && algorithm->id != 70) ||
-      algorithm->split_k < 1 || algorithm->split_k > 64) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  if (algorithm->arch != arch) return CUBLAS_STATUS_ARCH_MISMATCH;
-  return algorithm->id == 70 && p.n % 8 != 0 ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
-}
 
 cublasLtMatmulHeuristicResult_t result_for(const Algorithm& algorithm, const CublasLtProduct& p,
                                            int sms) {
@@ -320,86 +78,6 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   if (handle == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   delete handle;
   return CUBLAS_STATUS_SUCCESS;
-}
-
-size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
-
-const char* cublasLtGetStatusName(cublasStatus_t status) {
-  switch (status) {
-    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_ALLOC_FAILED: return "CUBLAS_STATUS_ALLOC_FAILED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_ARCH_MISMATCH: return "CUBLAS_STATUS_ARCH_MISMATCH";
-    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
-    default: return "CUBLAS_STATUS_INTERNAL_ERROR";
-  }
-}
-
-const char* cublasLtGetStatusString(cublasStatus_t status) {
-  switch (status) {
-    case CUBLAS_STATUS_SUCCESS: return "success";
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "the library was not initialized";
-    case CUBLAS_STATUS_ALLOC_FAILED: return "the resource allocation failed";
-    case CUBLAS_STATUS_INVALID_VALUE: return "an invalid value was used as a parameter";
-    case CUBLAS_STATUS_ARCH_MISMATCH: return "an absent device architectural feature is required";
-    case CUBLAS_STATUS_EXECUTION_FAILED: return "the GPU program failed to execute";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "the functionality is not supported";
-    default: return "an internal operation failed";
-  }
-}
-
-cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t operation, size_t size,
-                                               cublasComputeType_t compute, cudaDataType_t scale) {
-  if (operation == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  if (size < sizeof(*operation)) return CUBLAS_STATUS_ALLOC_FAILED;
-  ++descriptor_calls;
-  Operation inside{};
-  inside.magic = kOperation;
-  inside.compute_type = compute;
-  inside.scale_type = scale;
-  inside.fill_mode = CUBLAS_FILL_MODE_FULL;
-  inside.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-  inside.bias_type = -1;
-  std::memcpy(static_cast<void*>(operation), &inside, sizeof(inside));
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t operation,
-                                              cublasLtMatmulDescAttributes_t attribute,
-                                              const void* value, size_t size) {
-  return set_attribute<Operation>(operation, kOperation, kOperationAttributes, attribute, value,
-                                  size);
-}
-
-cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, size_t size,
-                                                 cudaDataType type, uint64_t rows, uint64_t cols,
-                                                 int64_t ld) {
-  if (layout == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  if (size < sizeof(*layout)) return CUBLAS_STATUS_ALLOC_FAILED;
-  ++descriptor_calls;
-  const Layout inside{kLayout, static_cast<uint32_t>(type), CUBLASLT_ORDER_COL, 1, rows, cols, ld};
-  std::memcpy(static_cast<void*>(layout), &inside, sizeof(inside));
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t cublasLtMatmulPreferenceInit_internal(cublasLtMatmulPreference_t preference,
-                                                     size_t size) {
-  if (preference == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  if (size < sizeof(*preference)) return CUBLAS_STATUS_ALLOC_FAILED;
-  ++descriptor_calls;
-  const Preference inside{
-      kPreference, CUBLASLT_SEARCH_BEST_FIT, CUBLASLT_REDUCTION_SCHEME_MASK, 256, 256, 256, 256, 0};
-  std::memcpy(static_cast<void*>(preference), &inside, sizeof(inside));
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                    cublasLtMatmulPreferenceAttributes_t attribute,
-                                                    const void* value, size_t size) {
-  return set_attribute<Preference>(preference, kPreference, kPreferenceAttributes, attribute, value,
-                                   size);
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
@@ -463,18 +141,6 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
   cublasLtMatmulHeuristicResult_t checked = result_for(*algorithm, judged.product, 1);
   checked.algo = result->algo;  // "algo field is never updated"
   *result = checked;
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t* algo,
-                                                    cublasLtMatmulAlgoConfigAttributes_t id,
-                                                    void* value, size_t size, size_t* written) {
-  const Attribute* attribute = find(kAlgorithmAttributes, id);
-  if (algo == nullptr || attribute == nullptr || value == nullptr || size != attribute->size) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  std::memcpy(value, reinterpret_cast<const char*>(algo) + attribute->offset, size);
-  if (written != nullptr) *written = size;
   return CUBLAS_STATUS_SUCCESS;
 }
 
