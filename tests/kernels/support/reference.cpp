@@ -8,6 +8,7 @@
 
 namespace shoal::test {
 
+// Not for inner loops: asking for the targets asks the processor, which a virtual machine traps.
 double chain(int64_t n) {
   const bool simd = (hwy::SupportedTargets() & (HWY_AVX3 | HWY_AVX2 | HWY_NEON)) != 0;
   return (simd ? 0.25 : 2.0) * static_cast<double>(n) + 8;
@@ -75,6 +76,7 @@ double weight_at(const Weight& w, int64_t row, int64_t col) {
 
 Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
   Expected expected;
+  const double roundings = chain(w.k());
   for (int64_t t = 0; t < x.dim(0); ++t) {
     for (int64_t n = 0; n < w.n(); ++n) {
       double sum = 0, magnitude = 0;
@@ -87,7 +89,7 @@ Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
         sum += value_at(bias, n);
         magnitude += std::fabs(value_at(bias, n));
       }
-      expected.push(sum, magnitude * kEps * chain(w.k()));
+      expected.push(sum, magnitude * kEps * roundings);
     }
   }
   return expected;
@@ -96,6 +98,7 @@ Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
 Expected rms_norm(const Tensor& x, const Tensor& weight, float eps) {
   Expected expected;
   const int64_t dim = x.dim(1);
+  const double roundings = chain(dim);
   for (int64_t t = 0; t < x.dim(0); ++t) {
     double squares = 0;
     for (int64_t i = 0; i < dim; ++i) squares += std::pow(value_at(x, t * x.stride[0] + i), 2);
@@ -103,7 +106,7 @@ Expected rms_norm(const Tensor& x, const Tensor& weight, float eps) {
     for (int64_t i = 0; i < dim; ++i) {
       const double value = value_at(x, t * x.stride[0] + i) * factor * value_at(weight, i);
       // All terms of the sum are positive, and the root halves its relative error.
-      expected.push(value, std::fabs(value) * kEps * chain(dim));
+      expected.push(value, std::fabs(value) * kEps * roundings);
     }
   }
   return expected;
@@ -179,6 +182,7 @@ std::vector<int32_t> largest(const std::vector<double>& v, int64_t count) {
 Routed route(const Tensor& logits, const Tensor& correction_bias, const RouterSpec& spec) {
   Routed result;
   const int64_t experts = logits.dim(1);
+  const double roundings = chain(experts);
   for (int64_t t = 0; t < logits.dim(0); ++t) {
     std::vector<double> score(experts);
     double top = -std::numeric_limits<double>::infinity(), total = 0;
@@ -222,7 +226,7 @@ Routed route(const Tensor& logits, const Tensor& correction_bias, const RouterSp
       weight *= spec.routed_scaling_factor;
       result.ids.push_back(e);
       // exp within 4 roundings, sums of at most E positive terms, a division each.
-      result.weights.push(weight, std::fabs(weight) * kEps * (8.0 + chain(experts)));
+      result.weights.push(weight, std::fabs(weight) * kEps * (8.0 + roundings));
     }
   }
   return result;

@@ -43,13 +43,14 @@ Expected attention(const std::vector<double>& q, const std::vector<std::vector<d
   const size_t n = keys.size(), dv = values[0].size();
   std::vector<double> score(n, 0.0);
   double score_error = 0;
+  const double roundings = chain(q.size());
   for (size_t i = 0; i < n; ++i) {
     double magnitude = 0;
     for (size_t j = 0; j < q.size(); ++j) {
       score[i] += scale * q[j] * keys[i][j];
       magnitude += std::fabs(scale * q[j] * keys[i][j]);
     }
-    score_error = std::max(score_error, magnitude * kEps * chain(q.size()));
+    score_error = std::max(score_error, magnitude * kEps * roundings);
   }
   const double top = *std::max_element(score.begin(), score.end());
   double sum = 0;
