@@ -40,7 +40,7 @@ Sorted sorted_by_expert(const std::vector<int32_t>& ids, int64_t top_k, int32_t 
   result.slot.assign(ids.size(), -1);
   std::vector<std::vector<int32_t>> pairs(experts);
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= first && ids[i] < first + experts) pairs[ids[i] - first].push_back(i);
+    if (ids[i] >= 0 && ids[i] >= first && ids[i] < first + experts) pairs[ids[i] - first].push_back(i);
   }
   for (const auto& of_expert : pairs) {
     result.offsets.push_back(static_cast<int32_t>(result.source.size()));
