@@ -7,19 +7,22 @@
 #include "kernels/cuda/cuda_check.h"
 
 namespace shoal {
-namespace {
-
 
 class CudaGraph final : public DeviceGraph {
  public:
-  CudaGraph(cudaGraphExec_t exec, cudaStream_t stream) : exec_(exec), stream_(stream) {}
+  CudaGraph(cudaGraphExec_t exec, CudaDevice& device) : exec_(exec), device_(device) {}
   ~CudaGraph() override { cudaGraphExecDestroy(exec_); }
-  void launch() override { SHOAL_CUDA_CHECK(cudaGraphLaunch(exec_, stream_)); }
+  void launch() override {
+    SHOAL_CUDA_CHECK(cudaGraphLaunch(exec_, device_.stream()));
+    device_.notify_graph_launched();
+  }
 
  private:
   cudaGraphExec_t exec_;
-  cudaStream_t stream_;
+  CudaDevice& device_;
 };
+
+namespace {
 
 std::string version_string(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
@@ -154,6 +157,7 @@ std::byte* CudaDevice::stage(size_t bytes) {
     SHOAL_CUDA_CHECK(cudaEventRecord(staging_[staging_slot_].copied, stream_));
     staging_slot_ = (staging_slot_ + 1) % kStagingSlots;
     SHOAL_CUDA_CHECK(cudaEventSynchronize(staging_[staging_slot_].copied));
+    notify_waited();
     staging_[staging_slot_].used = 0;
   }
   Staging& slot = staging_[staging_slot_];
@@ -191,14 +195,25 @@ void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
   SHOAL_CHECK(!capturing_, "values copied to the host while a graph is recorded");
   if (bytes == 0) return;
   SHOAL_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
-  SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  synchronize();
 }
 
 void CudaDevice::zero(void* device, size_t bytes) {
   if (bytes > 0) SHOAL_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream_));
 }
 
-void CudaDevice::synchronize() { SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void CudaDevice::synchronize() {
+  SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  notify_waited();
+}
+
+void CudaDevice::notify_waited() {
+  for (StreamObserver* observer : observers_) observer->waited();
+}
+
+void CudaDevice::notify_graph_launched() {
+  for (StreamObserver* observer : observers_) observer->graph_launched();
+}
 
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
   cudaGraph_t graph = nullptr;
@@ -219,7 +234,7 @@ std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& wo
   const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
   cudaGraphDestroy(graph);
   SHOAL_CUDA_CHECK(error);
-  return std::make_unique<CudaGraph>(exec, stream_);
+  return std::make_unique<CudaGraph>(exec, *this);
 }
 
 }  // namespace shoal

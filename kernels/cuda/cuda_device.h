@@ -6,10 +6,20 @@
 
 #include <array>
 #include <memory>
+#include <vector>
 
 #include "kernels/base/device.h"
 
 namespace shoal {
+
+// Told of what the device's stream does, on the thread that drives the device. parallel/nccl needs it:
+// a wait may have ended because a collective was given up, and a graph may hold collectives.
+class StreamObserver {
+ public:
+  virtual ~StreamObserver() = default;
+  virtual void waited() = 0;          // after each wait for the stream; may throw DeviceFault
+  virtual void graph_launched() = 0;  // after each launch of a recorded graph; may throw DeviceFault
+};
 
 class CudaDevice final : public Device {
  public:
@@ -38,6 +48,9 @@ class CudaDevice final : public Device {
   int arch() const { return arch_; }             // 10 * major + minor: 80, 86, 89, 90, 100
   size_t max_smem() const { return max_smem_; }  // dynamic shared memory that a block may ask for
   bool capturing() const { return capturing_; }
+  // Observers must be removed before they end.
+  void add_observer(StreamObserver* observer) { observers_.push_back(observer); }
+  void remove_observer(StreamObserver* observer) { std::erase(observers_, observer); }
 
  protected:
   void deallocate(void* data) override;
@@ -52,6 +65,9 @@ class CudaDevice final : public Device {
     cudaEvent_t copied = nullptr;
     size_t used = 0;
   };
+  friend class CudaGraph;
+  void notify_waited();
+  void notify_graph_launched();
   // Pinned memory for `bytes` <= kStagingBytes.
   std::byte* stage(size_t bytes);
 
@@ -64,6 +80,7 @@ class CudaDevice final : public Device {
   std::string name_;
   std::array<Staging, kStagingSlots> staging_;
   int staging_slot_ = 0;
+  std::vector<StreamObserver*> observers_;
 };
 
 }  // namespace shoal
