@@ -1,7 +1,7 @@
 #include "parallel/nccl/nccl_collectives.h"
 
 #include <algorithm>
-#include <cstring>
+#include <exception>
 #include <numeric>
 #include <vector>
 
@@ -65,15 +65,48 @@ void recv_bytes(void* data, int64_t bytes, int peer, ncclComm_t comm, cudaStream
 }  // namespace
 
 NcclCollectives::NcclCollectives(CudaDevice& device, ProcessGroup& control, NcclOptions options)
-    : device_(device),
+    : exceptions_at_start_(std::uncaught_exceptions()),
+      device_(device),
       comm_(device, control, options.time_limit),
       watchdog_(device, comm_.rank(), comm_.size(), options.time_limit,
-                {.async_error = [this] { return comm_.async_error(); },
-                 .abort = [this] { comm_.abort(); },
+                {.async_error =
+                     [this] {
+                       const PeerAllReduce* peer = peer_to_abort_.load();
+                       return peer != nullptr && peer->expired() ? ncclRemoteError
+                                                                 : comm_.async_error();
+                     },
+                 .abort =
+                     [this] {
+                       if (PeerAllReduce* peer = peer_to_abort_.load()) peer->abort();
+                       comm_.abort();
+                     },
                  .last_resort = [&control](const std::string& why) { control.abort(why); }}),
-      counts_(device.allocate((1 + size()) * size() * sizeof(int64_t))) {}
+      counts_(device.allocate((1 + size()) * size() * sizeof(int64_t))) {
+  if (options.peer_memory) {
+    // The watchdog knows more than the kernels' own clock and should come first.
+    peer_ = PeerAllReduce::make(device, control, options.peer_buffer_bytes,
+                                options.time_limit + std::chrono::seconds(5));
+    peer_to_abort_ = peer_.get();
+    if (peer_) peer_->measure(control, [this](const Tensor& x) { all_reduce_by_nccl(x); });
+  }
+  device_.add_observer(this);
+}
 
-NcclCollectives::~NcclCollectives() = default;
+NcclCollectives::~NcclCollectives() {
+  device_.remove_observer(this);
+  if (std::uncaught_exceptions() != exceptions_at_start_) comm_.abort();  // others may never come
+  if (!peer_) return;
+  // Nobody may free memory that another rank's kernel still reads: one more sum over all, and all kernels
+  // before it have ended everywhere.
+  try {
+    device_.zero(counts_.data(), counts_.bytes());
+    all_reduce_by_nccl(Tensor(counts_.data(), DType::kI32, {1}));
+    device_.synchronize();
+    watchdog_.check();
+  } catch (const DeviceFault&) {
+    static_cast<void>(peer_.release());  // left to the end of the process, which a fault brings anyway
+  }
+}
 
 void NcclCollectives::run(const char* name, int64_t bytes,
                           const std::function<void(ncclComm_t)>& calls) {
@@ -96,15 +129,44 @@ void NcclCollectives::count_all_reduce(const Tensor& x, bool one_round) {
   bytes_sent_ += bytes - own + (size() - 1) * own;
 }
 
-void NcclCollectives::all_reduce_sum(const Tensor& x) {
-  SHOAL_CHECK(x.contiguous(), "{} with gaps", x.shape_string());
-  const ncclDataType_t type = summable(x.dtype);
-  if (size() == 1 || x.num_elements() == 0) return;
+void NcclCollectives::all_reduce_by_nccl(const Tensor& x) {
   run("all_reduce_sum", x.num_bytes(), [&](ncclComm_t comm) {
-    check_nccl(ncclAllReduce(x.data, x.data, x.num_elements(), type, ncclSum, comm, stream()),
+    check_nccl(ncclAllReduce(x.data, x.data, x.num_elements(), summable(x.dtype), ncclSum, comm,
+                             stream()),
                "ncclAllReduce");
   });
-  count_all_reduce(x, false);
+}
+
+void NcclCollectives::all_reduce_sum(const Tensor& x) {
+  SHOAL_CHECK(x.contiguous(), "{} with gaps", x.shape_string());
+  summable(x.dtype);
+  if (size() == 1 || x.num_elements() == 0) return;
+  using Way = PeerAllReduce::Way;
+  const Way way = peer_ && peer_->takes(x) ? peer_->way_for(x.num_bytes()) : Way::kNccl;
+  if (way == Way::kNccl) {
+    all_reduce_by_nccl(x);
+  } else {
+    Watchdog::Scope scope(watchdog_, "all_reduce_sum", x.num_bytes(), position(),
+                          Watchdog::Mark::kCollective);
+    peer_->number_next(watchdog_.progress_word(), scope.number_in_graph());
+    way == Way::kOneShot ? peer_->one_shot(x) : peer_->two_shot(x);
+  }
+  count_all_reduce(x, way == Way::kOneShot);
+}
+
+bool NcclCollectives::all_reduce_add_rms_norm(const Tensor& x, const Tensor& residual,
+                                              const Tensor& weight, float eps, const Tensor& out) {
+  if (!peer_ || !peer_->takes_rows(x) ||
+      peer_->way_for(x.num_bytes()) != PeerAllReduce::Way::kOneShot) {
+    return false;
+  }
+  if (x.num_elements() == 0) return true;
+  Watchdog::Scope scope(watchdog_, "all_reduce_add_rms_norm", x.num_bytes(), position(),
+                        Watchdog::Mark::kCollective);
+  peer_->number_next(watchdog_.progress_word(), scope.number_in_graph());
+  peer_->add_rms_norm(x, residual, weight, eps, out);
+  count_all_reduce(x, true);
+  return true;
 }
 
 void NcclCollectives::all_gather_rows(const Tensor& local, std::span<const int64_t> rows,
@@ -198,7 +260,6 @@ void NcclCollectives::all_to_all_counts(std::span<const int64_t> send, std::span
   });
   std::vector<int64_t> table(size() * size());
   device_.copy_to_host(table.data(), all, table.size() * sizeof(int64_t));
-  watchdog_.check();  // what an aborted collective left there is no count
   for (int r = 0; r < size(); ++r) recv[r] = table[r * size() + rank()];
   bytes_sent_ += 8 * (size() - 1);
 }

@@ -14,11 +14,13 @@
 // up to its one-shot size), else two rounds' worth, of slices in units of 16 elements.
 #pragma once
 
+#include <atomic>
 #include <memory>
 
 #include "kernels/cuda/cuda_device.h"
 #include "parallel/collectives.h"
 #include "parallel/nccl/nccl_comm.h"
+#include "parallel/nccl/peer_all_reduce.h"
 #include "parallel/nccl/watchdog.h"
 #include "parallel/process_group.h"
 
@@ -30,18 +32,28 @@ struct NcclOptions {
   std::chrono::milliseconds time_limit = std::chrono::seconds(30);
   // Whether small all-reduces may go through peer memory, where the GPUs can reach each other's.
   bool peer_memory = true;
+  // Largest of them. Twice this and some KB of GPU memory.
+  size_t peer_buffer_bytes = size_t{8} << 20;
 };
 
-class NcclCollectives final : public Collectives {
+class NcclCollectives final : public Collectives, private StreamObserver {
  public:
   // Collective, over all ranks of `control`, which is not used after that but for its abort(). Throws as
-  // NcclComm's constructor does. Device and control group must outlive it.
+  // NcclComm's constructor does. Device and control group must outlive it; graphs that hold its
+  // collectives must end before it.
   NcclCollectives(CudaDevice& device, ProcessGroup& control, NcclOptions options = {});
   ~NcclCollectives() override;
 
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }
   void all_reduce_sum(const Tensor& x) override;  // F32 | BF16 | I32
+  // all_reduce_sum(x) and Ops::add_rms_norm(x, residual, weight, eps, out) in one kernel, if x is small
+  // enough for that (false: nothing was done, on all ranks alike). x is read only.
+  bool all_reduce_add_rms_norm(const Tensor& x,         // [T, hidden]
+                               const Tensor& residual,  // [T, hidden]
+                               const Tensor& weight,    // [hidden] F32
+                               float eps,
+                               const Tensor& out);  // [T, hidden]
   void all_gather_rows(const Tensor& local, std::span<const int64_t> rows,
                        const Tensor& out) override;
   void reduce_scatter_rows(const Tensor& x, std::span<const int64_t> rows,
@@ -55,17 +67,25 @@ class NcclCollectives final : public Collectives {
                            const Tensor& out) override;
 
   Watchdog& watchdog() { return watchdog_; }
-  Position position() const { return {step_, layer_}; }
+  // Small all-reduces through peer memory; null when there are none (one rank, no access, not wanted).
+  PeerAllReduce* peer() { return peer_.get(); }
 
  private:
   // Puts one NCCL group on the stream, noted as the collective `name`.
   void run(const char* name, int64_t bytes, const std::function<void(ncclComm_t)>& calls);
+  void all_reduce_by_nccl(const Tensor& x);
   void count_all_reduce(const Tensor& x, bool one_round);
+  void waited() override { watchdog_.check(); }
+  void graph_launched() override { watchdog_.note_graph(position()); }
+  Position position() const { return {step_, layer_}; }
   cudaStream_t stream() const { return device_.stream(); }
 
+  const int exceptions_at_start_;
   CudaDevice& device_;
   NcclComm comm_;
-  Watchdog watchdog_;  // ends before comm_: its thread uses it
+  std::unique_ptr<PeerAllReduce> peer_;
+  std::atomic<PeerAllReduce*> peer_to_abort_{nullptr};  // peer_, for the watchdog's thread
+  Watchdog watchdog_;  // ends before what its thread uses
   Buffer counts_;      // [1 + N, N] I64: own counts, then everybody's
 };
 

@@ -22,7 +22,7 @@ class NcclComm {
   // Collective. Throws InvalidInput as said above, DeviceFault (on all ranks) when a rank cannot join
   // within `time_limit`.
   NcclComm(CudaDevice& device, ProcessGroup& control, std::chrono::milliseconds time_limit);
-  // Waits for the other ranks' part of what is under way, `time_limit` at most; aborts what is left.
+  // Waits for the other ranks to end it too, some seconds at most; aborts what is left.
   ~NcclComm();
   NcclComm(const NcclComm&) = delete;
 

@@ -15,11 +15,19 @@ std::chrono::milliseconds pause_for(std::chrono::milliseconds time_limit) {
   return std::clamp(time_limit / 20, milliseconds(1), milliseconds(50));
 }
 
+std::string layer_name(int32_t layer) {
+  return layer < 0 ? "outside the layers" : fmt::format("layer {}", layer);
+}
+
 }  // namespace
 
 Watchdog::Watchdog(CudaDevice& device, int rank, int size, std::chrono::milliseconds time_limit,
                    Hooks hooks)
     : device_(device), rank_(rank), size_(size), time_limit_(time_limit), hooks_(std::move(hooks)) {
+  void* word = nullptr;
+  SHOAL_CUDA_CHECK(cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable));
+  progress_ = static_cast<uint32_t*>(word);
+  *progress_ = 0;
   thread_ = std::thread([this] { watch(); });
 }
 
@@ -32,6 +40,7 @@ Watchdog::~Watchdog() {
   thread_.join();
   for (const Entry& entry : entries_) cudaEventDestroy(entry.ended);
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
+  cudaFreeHost(progress_);
 }
 
 void Watchdog::check() const {
@@ -54,7 +63,7 @@ void Watchdog::peer_lost(const std::string& what) {
   std::string reason = fmt::format("rank {} of {}: {}", rank_, size_, what);
   {
     const std::lock_guard lock(mutex_);
-    if (!entries_.empty()) reason += fmt::format("; under way here: {}", entries_.front().what);
+    if (!entries_.empty()) reason += fmt::format("; under way here: {}", describe(entries_.front()));
   }
   trip(reason);
 }
@@ -85,7 +94,7 @@ std::string Watchdog::look() {
     if (state == cudaErrorNotReady) break;
     if (state != cudaSuccess) {
       cudaGetLastError();
-      return fmt::format("{} failed: {}", oldest.what, cudaGetErrorString(state));
+      return fmt::format("{} failed: {}", describe(oldest), cudaGetErrorString(state));
     }
     spare_events_.push_back(oldest.ended);
     entries_.pop_front();
@@ -96,7 +105,7 @@ std::string Watchdog::look() {
   // What was issued early waits its turn: its own time begins when the one before it ended.
   const auto waited = Clock::now() - std::max(oldest.issued, free_since_);
   if (waited <= time_limit_) return "";
-  return fmt::format("{} has not ended after {:.1f} s: another rank is late or gone", oldest.what,
+  return fmt::format("{} has not ended after {:.1f} s: another rank is late or gone", describe(oldest),
                      std::chrono::duration<double>(waited).count());
 }
 
@@ -116,7 +125,7 @@ void Watchdog::watch() {
         const std::lock_guard relock(mutex_);
         reason = fmt::format("{}: NCCL reports {}",
                              entries_.empty() ? fmt::format("rank {} of {}", rank_, size_)
-                                              : entries_.front().what,
+                                              : describe(entries_.front()),
                              ncclGetErrorString(error));
       }
     }
@@ -140,34 +149,61 @@ void Watchdog::watch() {
   }
 }
 
-Watchdog::Scope::Scope(Watchdog& watchdog, std::string name, int64_t bytes, Position position)
+std::string Watchdog::describe(const Entry& entry) const {
+  const uint32_t reached = __atomic_load_n(progress_, __ATOMIC_RELAXED);
+  if (!entry.graph || reached == 0 || reached > recorded_.size()) return entry.what;
+  return fmt::format("{}, at {},", entry.what, recorded_[reached - 1]);
+}
+
+void Watchdog::note(std::string what, bool graph) {
+  Entry entry{std::move(what), Clock::now(), graph, take_event()};
+  SHOAL_CUDA_CHECK(cudaEventRecord(entry.ended, device_.stream()));
+  bool was_idle = false;
+  {
+    const std::lock_guard lock(mutex_);
+    was_idle = entries_.empty();
+    entries_.push_back(std::move(entry));
+  }
+  if (was_idle) changed_.notify_one();
+}
+
+void Watchdog::note_graph(Position position) {
+  check();
+  note(fmt::format("rank {} of {}: a recorded graph (collective {}, step {})", rank_, size_,
+                   next_number_++, position.step),
+       true);
+}
+
+Watchdog::Scope::Scope(Watchdog& watchdog, const char* name, int64_t bytes, Position position,
+                       Mark mark)
     : watchdog_(watchdog),
-      name_(std::move(name)),
+      name_(name),
       bytes_(bytes),
       position_(position),
       number_(watchdog.next_number_++) {
   watchdog_.check();
+  if (!watchdog_.device_.capturing()) return;
+  {
+    const std::lock_guard lock(watchdog_.mutex_);
+    watchdog_.recorded_.push_back(
+        fmt::format("{} of {} bytes ({})", name_, bytes_, layer_name(position_.layer)));
+    number_in_graph_ = static_cast<uint32_t>(watchdog_.recorded_.size());
+  }
+  if (mark == Mark::kKernelBefore) {
+    launch_mark(watchdog_.progress_, number_in_graph_, watchdog_.device_.stream());
+  }
 }
 
 std::string Watchdog::Scope::description() const {
-  const std::string layer =
-      position_.layer < 0 ? "outside the layers" : fmt::format("layer {}", position_.layer);
   return fmt::format("rank {} of {}: {} of {} bytes (collective {}, step {}, {})", watchdog_.rank_,
-                     watchdog_.size_, name_, bytes_, number_, position_.step, layer);
+                     watchdog_.size_, name_, bytes_, number_, position_.step,
+                     layer_name(position_.layer));
 }
 
 Watchdog::Scope::~Scope() {
   if (watchdog_.device_.capturing()) return;
   try {
-    Entry entry{description(), Clock::now(), watchdog_.take_event()};
-    SHOAL_CUDA_CHECK(cudaEventRecord(entry.ended, watchdog_.device_.stream()));
-    bool was_idle = false;
-    {
-      const std::lock_guard lock(watchdog_.mutex_);
-      was_idle = watchdog_.entries_.empty();
-      watchdog_.entries_.push_back(std::move(entry));
-    }
-    if (was_idle) watchdog_.changed_.notify_one();
+    watchdog_.note(description(), false);
   } catch (const DeviceFault& fault) {
     watchdog_.trip(fault.what());  // the next call throws it
   }

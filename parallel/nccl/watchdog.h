@@ -8,6 +8,10 @@
 // must free the stream without the other ranks' help. The owner's thread, which waits for the stream or
 // comes with its next collective, then gets the DeviceFault from check().
 //
+// Of a recorded graph the host sees the whole only. So that a report can name the collective in it all the
+// same, each collective that is recorded writes a number of its own to a word of host memory when it
+// begins: by a kernel of one thread before it (2 us), or by its own kernel where that is ours.
+//
 // Should the stream not be free kGrace after the abort, `last_resort` is called, which ends the process:
 // there is no other way out of a driver call that does not return.
 #pragma once
@@ -56,55 +60,72 @@ class Watchdog {
   // Records the fault unless there is one, aborts, and throws. Any thread.
   [[noreturn]] void fail(const std::string& what);
 
-  // Notes what is put on the stream between its construction and its end. `name`: the collective, or
-  // "graph (32 sequences)". While a graph is recorded nothing is noted: whoever launches it does that.
+  // Who writes a recorded collective's number.
+  enum class Mark { kKernelBefore, kCollective };
+
+  // Notes what is put on the stream between its construction and its end: the collective `name`, or, after
+  // its launch, a graph.
   class Scope {
    public:
-    Scope(Watchdog& watchdog, std::string name, int64_t bytes, Position position);
+    Scope(Watchdog& watchdog, const char* name, int64_t bytes, Position position,
+          Mark mark = Mark::kKernelBefore);
     ~Scope();
     Scope(const Scope&) = delete;
     // "rank 1 of 4: all_reduce_sum of 28672 bytes (collective 57, step 12, layer 3)"
     std::string description() const;
+    // What the collective writes to progress_word(), if it is Mark::kCollective; 0: nothing.
+    uint32_t number_in_graph() const { return number_in_graph_; }
 
    private:
-    friend class Watchdog;
     Watchdog& watchdog_;
-    std::string name_;
+    const char* name_;
     int64_t bytes_;
     Position position_;
     int64_t number_;
+    uint32_t number_in_graph_ = 0;
   };
+  // A recorded graph was launched.
+  void note_graph(Position position);
+  uint32_t* progress_word() const { return progress_; }
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Entry {
     std::string what;
     Clock::time_point issued;
+    bool graph = false;
     cudaEvent_t ended = nullptr;
   };
 
   void watch();
   // Looks at the oldest entry; the reason to abort, or "".
   std::string look();
+  std::string describe(const Entry& entry) const;  // the caller holds mutex_
   void trip(const std::string& reason);
+  void note(std::string what, bool graph);
   cudaEvent_t take_event();
 
   CudaDevice& device_;
   const int rank_, size_;
   const std::chrono::milliseconds time_limit_;
   const Hooks hooks_;
-  int64_t next_number_ = 0;  // the owner's thread only
+  uint32_t* progress_ = nullptr;  // pinned host memory that the device writes
+  int64_t next_number_ = 0;       // the owner's thread only
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   // Guarded by mutex_:
   std::deque<Entry> entries_;  // on the stream and not known to have ended, oldest first
   std::vector<cudaEvent_t> spare_events_;
-  Clock::time_point free_since_{};  // when the entry before the oldest ended
+  std::vector<std::string> recorded_;  // collectives of all graphs, by number - 1
+  Clock::time_point free_since_{};     // when the entry before the oldest ended
   std::string fault_;               // "" while all is well
   bool ending_ = false;
 
   std::thread thread_;
 };
+
+// Writes `number` to `word` when the stream comes there.
+void launch_mark(uint32_t* word, uint32_t number, cudaStream_t stream);
 
 }  // namespace shoal
