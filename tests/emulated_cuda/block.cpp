@@ -1,21 +1,24 @@
 #include "emulated_cuda/block.h"
 
-#include <dlfcn.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "emulated_cuda/context_switch.h"
 #include "emulated_cuda/device.h"
+#include "emulated_cuda/state.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -26,7 +29,7 @@ constinit thread_local Thread* current = nullptr;
 namespace {
 
 // The thread sanitizer takes what one fiber does for ordered, so that each CUDA thread needs its own.
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
 constexpr bool kFiberPerThread = true;
 void release(void* what) { __tsan_release(what); }
 void acquire(void* what) { __tsan_acquire(what); }
@@ -38,6 +41,7 @@ void acquire(void*) {}
 
 constexpr size_t kMaxSmem = 256 * 1024;
 constexpr size_t kPage = 4096;
+constexpr size_t kSignalStack = 64 * 1024;
 
 // Threads in the order in which they came.
 struct ThreadList {
@@ -71,7 +75,26 @@ struct Meeting {
 struct Warp {
   unsigned lanes = 0;  // that exist
   void* operands[32] = {};
-  Meeting meetings[32];  // by the lowest lane of the mask
+  // Each has a lane that waits there. Lanes of a part of the warp may meet while the others are already
+  // at the next meeting of all, so that masks under way may overlap.
+  Meeting meetings[32];
+  int under_way = 0;
+
+  // The one under way with this mask, or a free one.
+  Meeting& meeting(unsigned mask) {
+    Meeting* free = nullptr;
+    int seen = 0;
+    for (Meeting& each : meetings) {
+      if (each.arrived == 0) {
+        if (free == nullptr) free = &each;
+      } else {
+        if (each.mask == mask) return each;
+        ++seen;
+      }
+      if (free != nullptr && seen == under_way) break;
+    }
+    return *free;
+  }
 };
 
 // What runs the blocks on one OS thread. A fiber runs threads of the block one after another, and another
@@ -80,7 +103,7 @@ struct Warp {
 class Runner {
  public:
   Runner();
-  ~Runner() { munmap(smem_ - kPage, kMaxSmem + 2 * kPage); }
+  ~Runner();
   void run(const Launch& launch, unsigned seed);
 
   int barrier(bool predicate, const char* what);
@@ -88,6 +111,8 @@ class Runner {
   void yield();
   [[noreturn]] void fail(cudaError_t error, const std::string& what);
   void fiber_loop(Fiber& self);
+  [[noreturn]] void end_after_signal(const std::string& what);
+  std::byte* landing_stack() const { return signal_stacks_ + 2 * kSignalStack; }
 
  private:
   void run_block(uint3 block);
@@ -95,6 +120,7 @@ class Runner {
   void wait(ThreadList& list, const char* what, unsigned lanes);
   void switch_from(Fiber& self);
   Fiber& idle_fiber();
+  KernelFault fault(cudaError_t error, const std::string& what) const;
   [[noreturn]] void fail_deadlock();
 
   const Launch* launch_ = nullptr;
@@ -105,6 +131,7 @@ class Runner {
   std::vector<Warp> warps_;
   std::vector<unsigned> order_;
   std::byte* smem_;  // kMaxSmem bytes between two guard pages
+  std::byte* signal_stacks_;  // the handler's, and that of what comes after it
   // Of the block that runs.
   unsigned num_threads_ = 0, started_ = 0, ended_ = 0;
   ThreadList ready_;
@@ -125,7 +152,68 @@ void enter() {
   runner->fiber_loop(self);
 }
 
+// A bad access of a kernel is reported and ends the kernel, not the process. Where a sanitizer is on, its
+// own report is better.
+#if defined(__x86_64__) && !defined(SHOAL_EMULATED_SANITIZED)
+constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE};
+struct sigaction previous_actions[std::size(kSignals)];
+thread_local int signal_number = 0;
+thread_local void* signal_address = nullptr;
+
+[[noreturn]] void land() {
+  runner->end_after_signal(signal_number == SIGFPE
+                               ? "integer division by zero"
+                               : "access to " + describe_address(signal_address));
+}
+
+void on_signal(int signal, siginfo_t* info, void* context) {
+  if (current == nullptr) {  // not a kernel's: as if this handler were not there, when it happens again
+    const auto index = std::find(std::begin(kSignals), std::end(kSignals), signal) - kSignals;
+    sigaction(signal, &previous_actions[index], nullptr);
+    return;
+  }
+  signal_number = signal;
+  signal_address = info->si_addr;
+  // Returns into land(), outside the handler, on a stack that is no fiber's: theirs may be full.
+  auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
+  registers[REG_RIP] = reinterpret_cast<greg_t>(land);
+  registers[REG_RSP] = reinterpret_cast<greg_t>(runner->landing_stack() - 8);
+}
+
+// Before every grid, as test frameworks install handlers of their own for every test.
+void catch_signals() {
+  static std::mutex& mutex = *new std::mutex;
+  const std::lock_guard guard(mutex);
+  for (size_t i = 0; i < std::size(kSignals); ++i) {
+    struct sigaction action{};
+    sigaction(kSignals[i], nullptr, &action);
+    if (action.sa_sigaction == on_signal) continue;
+    previous_actions[i] = action;
+    action = {};
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(kSignals[i], &action, nullptr);
+  }
+}
+
+void use_signal_stack(std::byte* stack) {
+  stack_t alternate{};
+  alternate.ss_sp = stack;
+  alternate.ss_size = kSignalStack;
+  alternate.ss_flags = stack == nullptr ? SS_DISABLE : 0;
+  sigaltstack(&alternate, nullptr);
+}
+#else
+void catch_signals() {}
+void use_signal_stack(std::byte*) {}
+#endif
+
 Runner::Runner() {
+  void* stacks = mmap(nullptr, 2 * kSignalStack, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (stacks == MAP_FAILED) throw std::bad_alloc();
+  signal_stacks_ = static_cast<std::byte*>(stacks);
+  use_signal_stack(signal_stacks_);
   void* region = mmap(nullptr, kMaxSmem + 2 * kPage, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (region == MAP_FAILED) throw std::bad_alloc();
@@ -134,7 +222,14 @@ Runner::Runner() {
   mprotect(smem_ + kMaxSmem, kPage, PROT_NONE);
 }
 
+Runner::~Runner() {
+  use_signal_stack(nullptr);
+  munmap(signal_stacks_, 2 * kSignalStack);
+  munmap(smem_ - kPage, kMaxSmem + 2 * kPage);
+}
+
 void Runner::run(const Launch& launch, unsigned seed) {
+  catch_signals();
   launch_ = &launch;
   const dim3 grid = launch.grid, size = launch.block;
   num_threads_ = size.x * size.y * size.z;
@@ -296,15 +391,16 @@ void Runner::meet(unsigned mask, void* operand, Combine combine, const char* wha
                      "caller, and no lane that does not exist",
                      what, mask, lane, warp.lanes));
   }
-  Meeting& meeting = warp.meetings[__builtin_ctz(mask)];
+  Meeting& meeting = warp.meeting(mask);
   if (meeting.arrived == 0) {
+    ++warp.under_way;
     meeting.mask = mask;
     meeting.combine = combine;
     meeting.what = what;
-  } else if (meeting.mask != mask || meeting.combine != combine) [[unlikely]] {
+  } else if (meeting.combine != combine) [[unlikely]] {
     fail(cudaErrorLaunchFailure,
-         fmt::format("{} of lanes {:08x}, while lanes {:08x} of the warp wait at {} of lanes {:08x}",
-                     what, mask, meeting.arrived, meeting.what, meeting.mask));
+         fmt::format("{} of lanes {:08x}, of which lanes {:08x} wait at {}", what, mask, meeting.arrived,
+                     meeting.what));
   }
   warp.operands[lane] = operand;
   meeting.arrived |= 1u << lane;
@@ -314,6 +410,7 @@ void Runner::meet(unsigned mask, void* operand, Combine combine, const char* wha
     combine(warp.operands, mask);
     release(&meeting);
     meeting.arrived = 0;
+    --warp.under_way;
     ready_.take_all(meeting.waiting);
   } else {
     wait(meeting.waiting, what, mask);
@@ -335,14 +432,22 @@ void Runner::yield() {
   }
 }
 
-void Runner::fail(cudaError_t error, const std::string& what) {
+KernelFault Runner::fault(cudaError_t error, const std::string& what) const {
   std::string where;
   if (current != nullptr) {
     const uint3 t = current->thread_idx, b = current->block_idx;
     where = fmt::format(" in block ({},{},{}) thread ({},{},{})", b.x, b.y, b.z, t.x, t.y, t.z);
   }
-  throw KernelFault(error,
-                    fmt::format("kernel {}{}: {}", function_name(launch_->kernel), where, what));
+  return KernelFault(error,
+                     fmt::format("kernel {}{}: {}", function_name(launch_->kernel), where, what));
+}
+
+void Runner::fail(cudaError_t error, const std::string& what) { throw fault(error, what); }
+
+void Runner::end_after_signal(const std::string& what) {
+  fault_ = std::make_unique<KernelFault>(fault(cudaErrorIllegalAddress, what));
+  current->fiber->switch_to(main_);  // which forgets all fibers
+  std::terminate();
 }
 
 void Runner::fail_deadlock() {
@@ -417,14 +522,6 @@ void combine_match(void* const* operands, unsigned mask) {
 void run_grid(const Launch& launch, unsigned thread_order_seed) {
   if (runner == nullptr) runner = std::make_unique<Runner>();
   runner->run(launch, thread_order_seed);
-}
-
-std::string function_name(const void* function) {
-  Dl_info info{};
-  if (dladdr(function, &info) == 0) return "?";
-  if (info.dli_sname != nullptr && info.dli_saddr == function) return info.dli_sname;
-  return fmt::format("at {}+{:#x}", info.dli_fname,
-                     static_cast<const char*>(function) - static_cast<const char*>(info.dli_fbase));
 }
 
 }  // namespace shoal::emulated

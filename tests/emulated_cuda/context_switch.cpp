@@ -11,7 +11,7 @@
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
 #include <sanitizer/tsan_interface.h>
 #endif
 
@@ -72,7 +72,7 @@ Fiber::Fiber() {
   pthread_attr_destroy(&attributes);
   stack = static_cast<std::byte*>(address);
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
   tsan = __tsan_get_current_fiber();
 #endif
 }
@@ -89,7 +89,7 @@ Fiber::Fiber(size_t index) : stack_bytes(kStackBytes) {
 
 Fiber::~Fiber() {
   if (top == nullptr) return;
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
   if (tsan != nullptr) __tsan_destroy_fiber(tsan);
 #endif
 #ifdef __SANITIZE_ADDRESS__
@@ -104,7 +104,7 @@ void Fiber::prepare(void (*start)()) {
 #ifdef __SANITIZE_ADDRESS__
   ASAN_UNPOISON_MEMORY_REGION(stack, stack_bytes);
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
   if (tsan != nullptr) __tsan_destroy_fiber(tsan);
   tsan = __tsan_create_fiber(0);
 #endif
@@ -133,7 +133,7 @@ void Fiber::switch_to(Fiber& next) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fake_stack, next.stack, next.stack_bytes);
 #endif
-#ifdef __SANITIZE_THREAD__
+#ifdef SHOAL_EMULATED_TSAN
   __tsan_switch_to_fiber(next.tsan, __tsan_switch_to_fiber_no_sync);
 #endif
 #ifdef __x86_64__

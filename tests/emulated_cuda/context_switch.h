@@ -8,16 +8,14 @@
 #include <ucontext.h>
 #endif
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SHOAL_EMULATED_SANITIZED 1
-#elif defined(__has_feature)
+#if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define __SANITIZE_ADDRESS__ 1
-#define SHOAL_EMULATED_SANITIZED 1
-#elif __has_feature(thread_sanitizer)
-#define __SANITIZE_THREAD__ 1
-#define SHOAL_EMULATED_SANITIZED 1
 #endif
+#endif
+// SHOAL_EMULATED_TSAN comes from CMakeLists.txt: the files that see it are themselves not instrumented.
+#if defined(__SANITIZE_ADDRESS__) || defined(SHOAL_EMULATED_TSAN)
+#define SHOAL_EMULATED_SANITIZED 1
 #endif
 
 namespace shoal::emulated {

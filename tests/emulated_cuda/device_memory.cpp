@@ -27,7 +27,8 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kAlignment = 256;  // as cudaMalloc's
 constexpr int kPoison = 0xff;       // NaN in float32, bfloat16, half and e4m3
-constexpr unsigned char kCanary = 0xa5;
+// What lies around an allocation: whoever reads it gets NaN, and it must not change.
+constexpr int kCanary = kPoison;
 // A model's one planned allocation may be most of the device: what is poisoned becomes resident.
 constexpr size_t kMaxPoison = size_t{64} << 20;
 
@@ -117,7 +118,7 @@ std::string damage(const Allocation& a) {
   std::string text;
   for (const std::byte* p = a.pages; p < a.pages + a.mapped && text.empty(); ++p) {
     if (p == a.data) p += a.bytes;
-    if (p < a.pages + a.mapped && *p != std::byte{kCanary}) {
+    if (p < a.pages + a.mapped && *p != std::byte(kCanary)) {
       text = p < a.data
                  ? fmt::format("written {} bytes before the {} bytes of device memory at {}", a.data - p,
                                a.bytes, fmt::ptr(a.data))
@@ -191,7 +192,8 @@ std::string damaged_canaries(int index) {
 
 std::string describe_address(const void* p) {
   const auto* address = static_cast<const std::byte*>(p);
-  for (const auto& [data, a] : memory().allocations) {  // no lock: the kernel may hold none, and has failed
+  const std::lock_guard guard(memory().mutex);
+  for (const auto& [data, a] : memory().allocations) {
     if (address >= a.pages && address < a.pages + a.mapped + kPage) {
       return fmt::format("{}, {} bytes from the start of {} bytes of device memory", p, address - a.data,
                          a.bytes);
@@ -280,10 +282,12 @@ cudaError_t cudaFree(void* p) {
     }
     index = found->second.device;
   }
-  const cudaError_t fault = emu::synchronize_device(index);  // the real one waits too
+  emu::synchronize_streams(index);  // the real one waits too
   const std::lock_guard guard(emu::memory().mutex);
+  const std::string damage = emu::damage(emu::memory().allocations[static_cast<std::byte*>(p)]);
+  if (!damage.empty()) emu::fault_device(index, cudaErrorIllegalAddress, damage);
   emu::release(emu::Allocation(emu::memory().allocations[static_cast<std::byte*>(p)]));
-  return answer(fault);
+  return answer(emu::device(index).fault);
 }
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
@@ -308,7 +312,7 @@ cudaError_t cudaMallocHost(void** result, size_t bytes) { return cudaHostAlloc(r
 
 cudaError_t cudaFreeHost(void* p) {
   if (p == nullptr) return cudaSuccess;
-  for (int i = 0; i < emu::device_count(); ++i) emu::synchronize_device(i);
+  for (int i = 0; i < emu::device_count(); ++i) emu::synchronize_streams(i);
   const std::lock_guard guard(emu::memory().mutex);
   if (emu::memory().pinned.erase(static_cast<std::byte*>(p)) == 0) return answer(cudaErrorInvalidValue);
   free(p);
@@ -396,7 +400,7 @@ cudaError_t cudaIpcOpenMemHandle(void** result, cudaIpcMemHandle_t handle, unsig
 }
 
 cudaError_t cudaIpcCloseMemHandle(void* p) {
-  emu::synchronize_device(emu::current_device());
+  emu::synchronize_streams(emu::current_device());
   const std::lock_guard guard(emu::memory().mutex);
   const auto found = emu::memory().allocations.find(static_cast<std::byte*>(p));
   if (found == emu::memory().allocations.end() || !found->second.foreign) {

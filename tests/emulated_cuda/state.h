@@ -132,7 +132,8 @@ void push_ordered(CUstream_st& stream, std::function<void()> work);
 // A call that a capturing thread may not make: invalidates the captures it breaks, and says so.
 cudaError_t unsafe_call();
 cudaError_t synchronize(CUstream_st& stream);
-cudaError_t synchronize_device(int index);  // all streams, then the canaries
+void synchronize_streams(int index);         // all of a device
+cudaError_t synchronize_device(int index);  // and looks at the canaries
 void delay();  // as set_stream_delays() says
 
 // The capturing side of the calls on streams and events. REQUIRES: api_lock() is held.

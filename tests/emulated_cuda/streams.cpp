@@ -133,13 +133,17 @@ cudaError_t synchronize(CUstream_st& stream) {
   return device(stream.device).fault;
 }
 
-cudaError_t synchronize_device(int index) {
+void synchronize_streams(int index) {
   std::vector<std::shared_ptr<Completion>> all;
   {
     const ApiGuard guard(api_lock());
     for (const auto& stream : device(index).streams) all.push_back(stream->record());
   }
   for (const auto& completion : all) completion->wait();
+}
+
+cudaError_t synchronize_device(int index) {
+  synchronize_streams(index);
   const std::string damage = damaged_canaries(index);
   if (!damage.empty()) fault_device(index, cudaErrorIllegalAddress, damage);
   return device(index).fault;
