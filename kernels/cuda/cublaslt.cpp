@@ -53,24 +53,26 @@ std::string_view type_name(cudaDataType_t type) {
   }
 }
 
-void require(cublasStatus_t status, const char* call, const std::string& what) {
-  if (status == CUBLAS_STATUS_SUCCESS) [[likely]]
-    return;
+[[noreturn]] void throw_cublaslt(cublasStatus_t status, const char* call, const std::string& what) {
   throw DeviceFault(fmt::format("{}: {} ({}) for {}", call, cublasLtGetStatusName(status),
                                 cublasLtGetStatusString(status), what));
+}
+
+void require(cublasStatus_t status, const char* call, const CublasLt::Key& key) {
+  if (status != CUBLAS_STATUS_SUCCESS) [[unlikely]]
+    throw_cublaslt(status, call, key.text());
 }
 
 template <typename T>
 void set(cublasLtMatmulDescOpaque_t& operation, cublasLtMatmulDescAttributes_t attribute, T value,
          const CublasLt::Key& key) {
   require(cublasLtMatmulDescSetAttribute(&operation, attribute, &value, sizeof(value)),
-          "cublasLtMatmulDescSetAttribute", key.text());
+          "cublasLtMatmulDescSetAttribute", key);
 }
 
 void init_layout(cublasLtMatrixLayoutOpaque_t& layout, cudaDataType_t type, int64_t rows,
                  int64_t cols, int64_t ld, const CublasLt::Key& key) {
-  require(cublasLtMatrixLayoutInit(&layout, type, rows, cols, ld), "cublasLtMatrixLayoutInit",
-          key.text());
+  require(cublasLtMatrixLayoutInit(&layout, type, rows, cols, ld), "cublasLtMatrixLayoutInit", key);
 }
 
 // Rows are dense, and `stride` elements apart as far as there is a second one.
@@ -106,7 +108,9 @@ std::string CublasLt::Key::text() const {
 }
 
 CublasLt::CublasLt(CudaDevice& device) : device_(device) {
-  require(cublasLtCreate(&handle_), "cublasLtCreate", device.name());
+  if (const cublasStatus_t status = cublasLtCreate(&handle_); status != CUBLAS_STATUS_SUCCESS) {
+    throw_cublaslt(status, "cublasLtCreate", device.name());
+  }
   try {
     workspace_ = device.allocate(workspace_bytes(device.arch()));
   } catch (...) {
@@ -197,10 +201,10 @@ bool CublasLt::take(const Tensor& x, const Weight& w, const Tensor& bias, const 
 std::vector<cublasLtMatmulHeuristicResult_t> CublasLt::candidates(Plan& plan, int most) {
   const Key& key = plan.key;
   cublasLtMatmulPreferenceOpaque_t preference;
-  require(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit", key.text());
+  require(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit", key);
   const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
     require(cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)),
-            "cublasLtMatmulPreferenceSetAttribute", key.text());
+            "cublasLtMatmulPreferenceSetAttribute", key);
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_.bytes()});
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(key.align_w));
@@ -218,7 +222,7 @@ std::vector<cublasLtMatmulHeuristicResult_t> CublasLt::candidates(Plan& plan, in
   if (status == CUBLAS_STATUS_NOT_SUPPORTED)
     found = 0;
   else
-    require(status, "cublasLtMatmulAlgoGetHeuristic", key.text());
+    require(status, "cublasLtMatmulAlgoGetHeuristic", key);
   results.resize(found);
   std::erase_if(results, [&](const cublasLtMatmulHeuristicResult_t& r) {
     return r.state != CUBLAS_STATUS_SUCCESS || r.workspaceSize > workspace_.bytes();
@@ -258,7 +262,7 @@ CublasLt::Plan& CublasLt::plan_for(const Key& key) {
   plan.key = key;
   auto& operation = plan.operation;
   require(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-          "cublasLtMatmulDescInit", key.text());
+          "cublasLtMatmulDescInit", key);
   set(operation, CUBLASLT_MATMUL_DESC_TRANSA, int32_t{CUBLAS_OP_T}, key);
   set(operation, CUBLASLT_MATMUL_DESC_TRANSB, int32_t{CUBLAS_OP_N}, key);
   // The heuristic looks at the alignment of pointers: stand-ins that promise no more than ours
@@ -337,7 +341,7 @@ bool CublasLt::matmul(const Tensor& x, const Weight& w, const Tensor& bias, cons
   Shape& shape = shape_for(operands.key, operands.tokens);
   if (!shape.plan->supported) return false;
   before(operands);
-  require(launch(shape, operands, shape.plan->chosen.algo), "cublasLtMatmul", operands.key.text());
+  require(launch(shape, operands, shape.plan->chosen.algo), "cublasLtMatmul", operands.key);
   after(operands, bias, out);
   return true;
 }
@@ -368,7 +372,7 @@ bool CublasLt::tune(const Tensor& x, const Weight& w, const Tensor& bias, const 
     if (launch(shape, operands, candidate.algo) != CUBLAS_STATUS_SUCCESS) continue;
     SHOAL_CUDA_CHECK(cudaEventRecord(begin.event, device_.stream()));
     for (int i = 0; i < kRepeats; ++i) {
-      require(launch(shape, operands, candidate.algo), "cublasLtMatmul", operands.key.text());
+      require(launch(shape, operands, candidate.algo), "cublasLtMatmul", operands.key);
     }
     SHOAL_CUDA_CHECK(cudaEventRecord(end.event, device_.stream()));
     SHOAL_CUDA_CHECK(cudaEventSynchronize(end.event));

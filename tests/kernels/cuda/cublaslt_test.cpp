@@ -20,9 +20,6 @@
 namespace shoal::test {
 namespace {
 
-#define SKIP_WITHOUT_GPU() \
-  if (cuda_device_count() == 0) SHOAL_SKIP("no GPU")
-
 // Tensor cores of sm_90 keep some 14 bits of a sum of FP8 products (DeepSeek-V3, 3.3.2); the
 // emulation sums in float32.
 #ifdef SHOAL_CUDA_EMULATED
@@ -102,7 +99,6 @@ struct Product {
 };
 
 TEST_CASE("cublaslt: BF16 and F32 products, bias, strides", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   Random random(1);
   Multiplier multiply;
   // One token; few and many; a K that is split; a bucket that is not full (37: 40, 130: 144).
@@ -128,7 +124,6 @@ TEST_CASE("cublaslt: BF16 and F32 products, bias, strides", "[cuda][cublaslt]") 
 }
 
 TEST_CASE("cublaslt: a BF16 output gets its F32 bias before the one rounding", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   // 256 + 1 is no bfloat16 and would round to 256, and then 256 - 255.5 to 0.5; exactly it is 1.5.
   HostTensor x(DType::kBF16, {4, 8}), bias(DType::kF32, {8});
   HostWeight w;
@@ -147,7 +142,6 @@ TEST_CASE("cublaslt: a BF16 output gets its F32 bias before the one rounding", "
 }
 
 TEST_CASE("cublaslt: FP8 blocks on sm_90", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   if (cuda_device().arch() != 90) SHOAL_SKIP("FP8 block scales need sm_90");
   Random random(2);
   Multiplier multiply;
@@ -181,7 +175,6 @@ TEST_CASE("cublaslt: FP8 blocks on sm_90", "[cuda][cublaslt]") {
 
 TEST_CASE("cublaslt: scales that the loader has padded are used where they lie",
           "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   if (cuda_device().arch() != 90) SHOAL_SKIP("FP8 block scales need sm_90");
   Random random(3);
   const HostWeight host = random_weight(random, DType::kF8E4M3, 256, 640);
@@ -200,7 +193,6 @@ TEST_CASE("cublaslt: scales that the loader has padded are used where they lie",
 }
 
 TEST_CASE("cublaslt: zero tokens", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   Random random(4);
   Multiplier multiply;
   for (const DType type : {DType::kBF16, DType::kF8E4M3}) {
@@ -213,7 +205,6 @@ TEST_CASE("cublaslt: zero tokens", "[cuda][cublaslt]") {
 }
 
 TEST_CASE("cublaslt: what it leaves to others", "[cuda][cublaslt][declines]") {
-  SKIP_WITHOUT_GPU();
   Random random(5);
   Multiplier multiply;
   const auto taken = [&](DType x, const HostWeight& w, DType out) {
@@ -265,7 +256,6 @@ TEST_CASE("cublaslt: what it leaves to others", "[cuda][cublaslt][declines]") {
 }
 
 TEST_CASE("cublaslt: a plan made and used while a graph is recorded", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   Random random(6);
   Multiplier multiply;
   {
@@ -404,7 +394,6 @@ struct Tuned {
 };
 
 TEST_CASE("cublaslt: tuned plans survive on disk", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   const TemporaryFolder folder;
   const std::string path = folder / "plans.json";
   Tuned tuned;
@@ -440,7 +429,6 @@ TEST_CASE("cublaslt: tuned plans survive on disk", "[cuda][cublaslt]") {
 }
 
 TEST_CASE("cublaslt: a plan file that is not ours is ignored with one line", "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   const TemporaryFolder folder;
   const std::string path = folder / "plans.json";
   Tuned tuned;
@@ -493,7 +481,6 @@ TEST_CASE("cublaslt: a plan file that is not ours is ignored with one line", "[c
 
 TEST_CASE("cublaslt: a forged plan of right checksum is refused by what it says",
           "[cuda][cublaslt]") {
-  SKIP_WITHOUT_GPU();
   const TemporaryFolder folder;
   const std::string path = folder / "plans.json";
   Tuned tuned;
