@@ -62,8 +62,12 @@ __global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp)
   constexpr int kRowsAtOnce = kThreads / kThreadsPerRow;
   const int copy_row = threadIdx.x / kThreadsPerRow, copy_chunk = threadIdx.x % kThreadsPerRow;
   const auto copy = [&](bf16* to, const bf16* from, bool valid) {
-    for (int c = copy_chunk; c < kRow / 8; c += kThreadsPerRow) {
-      cp_async_16(to + 8 * c, from + 8 * c, valid);
+    constexpr int kChunks = kRow / 8;  // of 16 bytes
+#pragma unroll
+    for (int i = 0; i < (kChunks + kThreadsPerRow - 1) / kThreadsPerRow; ++i) {
+      const int c = copy_chunk + i * kThreadsPerRow;
+      if (kChunks % kThreadsPerRow == 0 || c < kChunks)
+        cp_async_16(to + 8 * c, from + 8 * c, valid);
     }
   };
   const int num_blocks = (tile.key_end - tile.key_begin + kKeys - 1) / kKeys;

@@ -26,8 +26,10 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 // What an item costs besides its keys (queries in, partial result out and in again), in key blocks.
 constexpr int kItemOverhead = 2;
-// Keys that a part has at least: less than the pipeline's depth is not worth a part.
-constexpr int kMinKeys = 128;
+// Keys that a part has at least: with fewer, the waits at its start and end outweigh them.
+constexpr int kMinKeys = 64;
+// Longer than any sequence: nothing is cut.
+constexpr int32_t kUncut = 1 << 30;
 constexpr int kCombineWarps = 4;
 
 struct ScheduleCall {
@@ -84,6 +86,7 @@ __device__ int32_t choose_chunk(const ScheduleCall& call) {
   __shared__ int32_t chosen;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 
+  if (call.target == 0) return kUncut;
   int64_t cost = 0;
   int32_t most = 1;
   for (int32_t s = threadIdx.x; s < call.num_seqs; s += kThreads) {
@@ -93,7 +96,6 @@ __device__ int32_t choose_chunk(const ScheduleCall& call) {
   }
   cost = block_sum(cost, sums);
   most = block_max(most, maxima);
-  if (call.target == 0) return most;
 
   const int64_t even = (cost + call.target - 1) / call.target;
   const int64_t base = even > call.min_blocks ? even : call.min_blocks;
