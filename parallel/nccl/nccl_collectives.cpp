@@ -87,7 +87,9 @@ NcclCollectives::NcclCollectives(CudaDevice& device, ProcessGroup& control, Nccl
     peer_ = PeerAllReduce::make(device, control, options.peer_buffer_bytes,
                                 options.time_limit + std::chrono::seconds(5));
     peer_to_abort_ = peer_.get();
-    if (peer_) peer_->measure(control, [this](const Tensor& x) { all_reduce_by_nccl(x); });
+    if (peer_ && options.measure) {
+      peer_->measure(control, [this](const Tensor& x) { all_reduce_by_nccl(x); });
+    }
   }
   device_.add_observer(this);
 }

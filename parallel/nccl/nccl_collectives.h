@@ -34,6 +34,8 @@ struct NcclOptions {
   bool peer_memory = true;
   // Largest of them. Twice this and some KB of GPU memory.
   size_t peer_buffer_bytes = size_t{8} << 20;
+  // Whether NCCL gets those where it was measured to be faster; else peer memory takes all that fit.
+  bool measure = true;
 };
 
 class NcclCollectives final : public Collectives, private StreamObserver {
