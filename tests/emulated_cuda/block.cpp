@@ -134,6 +134,7 @@ class Runner {
   std::byte* signal_stacks_;  // the handler's, and that of what comes after it
   // Of the block that runs.
   unsigned num_threads_ = 0, started_ = 0, ended_ = 0;
+  unsigned spins_ = 0;
   ThreadList ready_;
   ThreadList at_barrier_;
   unsigned arrived_ = 0;
@@ -419,7 +420,8 @@ void Runner::meet(unsigned mask, void* operand, Combine combine, const char* wha
 }
 
 void Runner::yield() {
-  if (ready_.head == nullptr) std::this_thread::yield();  // what it waits for is another OS thread's
+  // What it waits for may be another OS thread's; so it is when several threads do nothing but spin.
+  if (ready_.head == nullptr || ++spins_ % 8 == 0) std::this_thread::yield();
   Thread* self = current;
   ready_.push(self);
   // Those who have not started go first, else two threads that spin would keep the others from it.
