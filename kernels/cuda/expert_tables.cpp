@@ -4,10 +4,11 @@ namespace shoal {
 
 const ExpertTables::Table& ExpertTables::get(std::span<const Weight> experts) {
   Table& table = tables_[{experts.data(), experts.size()}];
-  bool same = table.host.size() == experts.size() && table.type == experts[0].data.dtype &&
-              table.n == experts[0].n() && table.k == experts[0].k();
+  bool same = table.host.size() == experts.size();
   for (size_t e = 0; same && e < experts.size(); ++e) {
-    same = table.host[e] == weight_view(experts[e]);
+    const Weight& w = experts[e];
+    same = w.data.dtype == table.type && w.n() == table.n && w.k() == table.k &&
+           table.host[e] == weight_view(w);
   }
   if (!same) fill(table, experts);
   return table;

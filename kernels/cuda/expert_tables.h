@@ -1,9 +1,9 @@
-// ExpertTables: device copies of the weights' addresses that grouped_linear's kernels read, one table per
-// span of experts, made at the first use of the span.
+// ExpertTables: device copies of the weights' addresses that grouped_linear's kernels read, one
+// table per span of experts, made at the first use of the span.
 //
-// A span is known by where it lies and how long it is. Its contents are compared at every use, so that
-// other weights at the same place (a model that was loaded again) get a new copy; that, like the first
-// use, must not happen while a graph is captured (SHOAL_CHECK). One thread uses it.
+// A span is known by where it lies and how long it is. Its contents are compared at every use, so
+// that other weights at the same place (a model that was loaded again) get a new copy; that, like
+// the first use, must not happen while a graph is captured (SHOAL_CHECK). One thread uses it.
 #pragma once
 
 #include <map>

@@ -1,8 +1,8 @@
-// grouped_linear: one launch for all experts of a rank, in matmul.h's forms. The grid is fixed, the offsets
-// are read on the device (matmul_tiles.cuh), so that a graph replays it with any routing: blocks take the
-// tiles that the offsets say exist, experts without rows cost nothing, rows past offsets[E] stay as they
-// were. Decode streams the weights of each touched expert once per 8 or 16 of its rows; prefill takes
-// tiles of 32 to 128 rows by the average expert's share.
+// grouped_linear: one launch for all experts of a rank, in matmul.h's forms. The grid is fixed, the
+// offsets are read on the device (matmul_tiles.cuh), so that a graph replays it with any routing:
+// blocks take the tiles that the offsets say exist, experts without rows cost nothing, rows past
+// offsets[E] stay as they were. Decode streams the weights of each touched expert once per 8 or 16
+// of its rows; prefill takes tiles of 32 to 128 rows by the average expert's share.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/expert_tables.h"
 #include "kernels/cuda/matmul.h"

@@ -1,6 +1,6 @@
-// Verbs on matrix products of one weight or one per head: linear, head_linear, dequantize. The kernels are
-// in matmul.h's four forms; here is who computes what, and the kernel of dequantize: a thread per element,
-// bound by the bytes that it writes (only used while a model is loaded).
+// Verbs on matrix products of one weight or one per head: linear, head_linear, dequantize. The
+// kernels are in matmul.h's four forms; here is who computes what, and the kernel of dequantize: a
+// thread per element, bound by the bytes that it writes (only used while a model is loaded).
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gpu.h"
@@ -28,21 +28,8 @@ __global__ void dequantize_kernel(WeightView w, int64_t n, int64_t k, void* out,
 }  // namespace
 }  // namespace gpu
 
-// Up to as many rows our own kernels stream the weight, and no library is faster.
-constexpr int64_t kFewRows = 8;
-
-void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) {
-  check_activation(x, 2, "x");
-  check_activation(out, 2, "out");
-  check_weight(w);
-  SHOAL_CHECK(x.dim(1) == w.k() && out.dim(1) == w.n() && out.dim(0) == x.dim(0),
-              "x {}, w {}, out {}", x.shape_string(), w.data.shape_string(), out.shape_string());
-  if (bias.defined()) {
-    SHOAL_CHECK(bias.dtype == DType::kF32 && bias.rank == 1 && bias.dim(0) == w.n() &&
-                    bias.contiguous(),
-                "bias {}", bias.shape_string());
-  }
-  if (x.dim(0) > kFewRows && cublaslt_->matmul(x, w, bias, out, scratch_)) return;
+void own_linear(const CudaDevice& device, Workspace& scratch, const Tensor& x, const Weight& w,
+                const Tensor& bias, const Tensor& out) {
   MatmulTask task{.x = x.data,
                   .out = out.data,
                   .bias = bias.defined() ? bias.as<float>() : nullptr,
@@ -57,7 +44,25 @@ void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const
                   .k = static_cast<int32_t>(w.k())};
   WeightLayout layout;
   layout.add(task.w);
-  run_matmul(device_, scratch_, task, layout);
+  run_matmul(device, scratch, task, layout);
+}
+
+// Up to as many rows our own kernels stream the weight, and no library is faster.
+constexpr int64_t kFewRows = 8;
+
+void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) {
+  check_activation(x, 2, "x");
+  check_activation(out, 2, "out");
+  check_weight(w);
+  SHOAL_CHECK(x.dim(1) == w.k() && out.dim(1) == w.n() && out.dim(0) == x.dim(0),
+              "x {}, w {}, out {}", x.shape_string(), w.data.shape_string(), out.shape_string());
+  if (bias.defined()) {
+    SHOAL_CHECK(
+        bias.dtype == DType::kF32 && bias.rank == 1 && bias.dim(0) == w.n() && bias.contiguous(),
+        "bias {}", bias.shape_string());
+  }
+  if (x.dim(0) > kFewRows && cublaslt_->matmul(x, w, bias, out, scratch_)) return;
+  own_linear(device_, scratch_, x, w, bias, out);
 }
 
 void CudaOps::head_linear(const Tensor& x, const Tensor& w, const Tensor& out) {

@@ -2,6 +2,7 @@
 #include "kernels/cuda/matmul.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/matmul_forms.h"
@@ -18,8 +19,8 @@ int64_t power_of_two_in(uint64_t v, int64_t most) {
   return static_cast<int64_t>(bits & (~bits + 1));
 }
 
-// out = the parts of k, in order, and the bias. A thread per element: reads splits floats, which the
-// product has just left in L2.
+// out = the parts of k, in order, and the bias. A thread per element: reads splits floats, which
+// the product has just left in L2.
 __global__ void add_parts_kernel(MatmulTask task) {
   const int64_t elements = static_cast<int64_t>(task.m) * task.n;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -63,17 +64,21 @@ WeightView weight_view(const Weight& w) {
   WeightView view{.data = w.data.as<const std::byte>(),
                   .row_bytes = w.data.stride[0] * dtype_size(w.data.dtype),
                   .block_rows = kOneBlock,
-                  .block_cols = kOneBlock};
+                  .block_cols = kOneBlock,
+                  .row_shift = std::countr_zero(static_cast<uint32_t>(kOneBlock)),
+                  .col_shift = std::countr_zero(static_cast<uint32_t>(kOneBlock))};
   if (!has_scales(w.data.dtype)) return view;
   view.scale = w.scale.as<const float>();
   view.scale_stride = w.scale.stride[0];
   if (w.n() + w.row_offset > w.block_rows) {
     view.block_rows = w.block_rows;
     view.row_offset = w.row_offset;
+    view.row_shift = std::countr_zero(static_cast<uint32_t>(w.block_rows));
   }
   if (w.k() + w.col_offset > w.block_cols) {
     view.block_cols = w.block_cols;
     view.col_offset = w.col_offset;
+    view.col_shift = std::countr_zero(static_cast<uint32_t>(w.block_cols));
   }
   return view;
 }
@@ -83,6 +88,8 @@ void WeightLayout::add(const WeightView& view) {
       reinterpret_cast<uintptr_t>(view.data) | static_cast<uint64_t>(view.row_bytes), align));
   span = static_cast<int32_t>(
       power_of_two_in(static_cast<uint64_t>(view.col_offset | view.block_cols), span));
+  shifts =
+      shifts && view.block_rows == 1 << view.row_shift && view.block_cols == 1 << view.col_shift;
 }
 
 void run_matmul(const CudaDevice& device, Workspace& scratch, MatmulTask task,
@@ -103,7 +110,8 @@ void run_matmul(const CudaDevice& device, Workspace& scratch, MatmulTask task,
   const SkinnyRead read = skinny_read(task.w_type, task.k, layout);
   const bool skinny = task.x_bf16 && task.vector_x && read.bytes > 0 && rows <= more;
   const bool gemv = !skinny && rows <= few;
-  const bool tile = !skinny && !gemv && task.x_bf16 && (!scaled || layout.span >= 32);
+  const bool tile =
+      !skinny && !gemv && task.x_bf16 && (!scaled || (layout.shifts && layout.span >= 32));
   const int64_t sms = device.num_sms();
   int32_t tile_rows = 0;
   if (skinny) {
@@ -133,9 +141,8 @@ void run_matmul(const CudaDevice& device, Workspace& scratch, MatmulTask task,
   if (task.splits > 1) {
     task.partial = scratch.tensor(DType::kF32, {task.splits, task.m, task.n}).as<float>();
   }
-  task.pair_out = task.splits == 1 && all(task.out, task.out_stride, task.out_group, out_size) %
-                                              (2 * out_size) ==
-                                          0;
+  task.pair_out = task.splits == 1 &&
+                  all(task.out, task.out_stride, task.out_group, out_size) % (2 * out_size) == 0;
   if (skinny) {
     launch_skinny(device, task, read, tile_rows / 8);
   } else if (gemv) {

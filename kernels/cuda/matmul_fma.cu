@@ -1,10 +1,10 @@
-// The fma form: register tiles by FMAs in float32, for F32 activations (what the golden models of the
-// tests run through) and for scale groups that begin nowhere useful.
+// The fma form: register tiles by FMAs in float32, for F32 activations (what the golden models of
+// the tests run through) and for scale groups that begin nowhere useful.
 //
-// A block computes 64 x 64 elements, a thread 4 x 4, over k in slices of 16 that lie transposed in shared
-// memory: 16 FMAs per 2 16-byte reads of it. Bound by FMAs; about half of the float32 peak is expected.
-// The weight is decoded, and multiplied by its scale, on its way into shared memory. An element is one
-// chain of FMAs over k in order, within a split.
+// A block computes 64 x 64 elements, a thread 4 x 4, over k in slices of 16 that lie transposed in
+// shared memory: 16 FMAs per 2 16-byte reads of it. Bound by FMAs; about half of the float32 peak
+// is expected. The weight is decoded, and multiplied by its scale, on its way into shared memory.
+// An element is one chain of FMAs over k in order, within a split.
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
@@ -18,7 +18,8 @@ struct Fma {
   static constexpr int kThreads = kFormWarps * kWarp;
   static constexpr int kBlocks = 2;
   static constexpr int kSlice = 16;
-  static constexpr int kPitch = kFmaTile + 4;  // 16-byte aligned; the threads of a store spread over banks
+  static constexpr int kPitch =
+      kFmaTile + 4;  // 16-byte aligned; the threads of a store spread over banks
 
   static __device__ void run(const MatmulTask& task, const Tile& tile) {
     __shared__ __align__(16) float xs[kSlice][kPitch];
@@ -82,9 +83,8 @@ struct Fma {
 namespace shoal {
 
 void launch_fma(const CudaDevice& device, const MatmulTask& task) {
-  gpu::with_weight_type(task.w_type, [&](auto w) {
-    gpu::launch_form<gpu::Fma<decltype(w)>>(device, task);
-  });
+  gpu::with_weight_type(task.w_type,
+                        [&](auto w) { gpu::launch_form<gpu::Fma<decltype(w)>>(device, task); });
 }
 
 }  // namespace shoal

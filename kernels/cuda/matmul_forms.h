@@ -1,4 +1,5 @@
-// The four forms of a product (matmul.h), each in its own file. All take a task that run_matmul has cut.
+// The four forms of a product (matmul.h), each in its own file. All take a task that run_matmul has
+// cut.
 #pragma once
 
 #include "kernels/cuda/matmul.h"
@@ -19,7 +20,8 @@ void launch_gemv(const CudaDevice& device, const MatmulTask& task, int rows);  /
 int32_t gemv_read(DType type);  // columns that one lane reads at a time
 constexpr int kGemvRows = 2;    // of the weight per warp
 
-void launch_tile(const CudaDevice& device, const MatmulTask& task, int rows);  // rows: 32, 64 or 128
+void launch_tile(const CudaDevice& device, const MatmulTask& task,
+                 int rows);  // rows: 32, 64 or 128
 constexpr int kTileColumns = 128;
 
 void launch_fma(const CudaDevice& device, const MatmulTask& task);

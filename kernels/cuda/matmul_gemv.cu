@@ -1,11 +1,12 @@
-// The gemv form: up to 8 rows of x in any type and at any alignment, by FMAs. F32 activations in decode,
-// and BF16 ones whose weights the skinny form cannot read 16 bytes at a time.
+// The gemv form: up to 8 rows of x in any type and at any alignment, by FMAs. F32 activations in
+// decode, and BF16 ones whose weights the skinny form cannot read 16 bytes at a time.
 //
 // A warp computes two rows of the weight (x is loaded once for both); its lanes take runs of kChunk
-// columns, 16 bytes of the weight or 32 of a float32 one, in turn. Bound by the bytes of the weight while
-// 2 rows x kM FMAs per column and lane fit beside them: float32 and bfloat16 up to 4 rows; int4 is bound by
-// decoding. A run in one scale group is summed and then multiplied by its scale. Sums are taken over lanes
-// in a tree, over the warps that share k in order, over `splits` in order.
+// columns, 16 bytes of the weight or 32 of a float32 one, in turn. Bound by the bytes of the weight
+// while 2 rows x kM FMAs per column and lane fit beside them: float32 and bfloat16 up to 4 rows;
+// int4 is bound by decoding. A run in one scale group is summed and then multiplied by its scale.
+// Sums are taken over lanes in a tree, over the warps that share k in order, over `splits` in
+// order.
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
@@ -16,12 +17,12 @@ template <typename W, int kM>
 struct Gemv {
   static constexpr int kTileM = kM;
   static constexpr int kThreads = kFormWarps * kWarp;
-  static constexpr int kBlocks = 2;
   static constexpr int kWarps = kFormWarps;
   static constexpr int kRows = kGemvRows;
   static constexpr int kBytes = std::is_same_v<W, float> ? 32 : 16;
   static constexpr int kChunk = kBytes * 8 / WeightType<W>::kBits;
   static constexpr int kStep = kWarp * kChunk;
+  static constexpr int kBlocks = kM * kChunk > 64 ? 1 : 2;
 
   static __device__ void run(const MatmulTask& task, const Tile& tile) {
     __shared__ float sums[kWarps][kM][kRows];

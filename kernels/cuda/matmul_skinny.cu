@@ -1,22 +1,23 @@
-// The skinny form: up to 16 rows of BF16 activations times any weight, by tensor cores, without shared
-// memory for operands. Decode spends its time here.
+// The skinny form: up to 16 rows of BF16 activations times any weight, by tensor cores, without
+// shared memory for operands. Decode spends its time here.
 //
-// Bound by the bytes of the weight: n k kBits / 8, each read once, against 2 m n k FLOPs; at 8 rows an
-// H100 would need 5 PFLOP/s of FMAs and decoding to keep up with int4, which CUDA cores do not have, and
-// tensor cores do. The weight is the A operand (16 output rows), x the B operand (8 rows of x): with the
-// roles so, one row of x wastes nothing that bounds. Expected: 80 % of copy bandwidth and more where the
-// weight has some megabytes.
+// Bound by the bytes of the weight: n k kBits / 8, each read once, against 2 m n k FLOPs; at 8 rows
+// an H100 would need 5 PFLOP/s of FMAs and decoding to keep up with int4, which CUDA cores do not
+// have, and tensor cores do. The weight is the A operand (16 output rows), x the B operand (8 rows
+// of x): with the roles so, one row of x wastes nothing that bounds. Expected: 80 % of copy
+// bandwidth and more where the weight has some megabytes.
 //
-// mma.m16n8k16 asks of a lane pairs of k at 2t and 2t + 8. Any permutation of k that A and B share gives
-// the same sum, so a lane takes k contiguous: kBytes of rows g and g + 8, at k = (4 lanes: t) kChunk. A
-// warp reads 64 contiguous bytes of 16 rows, the warps that share k read neighbouring pieces, and four
-// such reads per lane are under way at once: 256 threads/block x 3 blocks x 128 B = 96 KiB per SM, where
-// 3.3 TB/s x 0.7 us over 132 SMs wants 18 KiB. x comes through L1, which nothing else uses: weights
-// stream past it.
+// mma.m16n8k16 asks of a lane pairs of k at 2t and 2t + 8. Any permutation of k that A and B share
+// gives the same sum, so a lane takes k contiguous: kBytes of rows g and g + 8, at k = (4 lanes: t)
+// kChunk. A warp reads 64 contiguous bytes of 16 rows, the warps that share k read neighbouring
+// pieces, and four such reads per lane are under way at once: 256 threads/block x 2 blocks x 128 B
+// = 64 KiB per SM, where 3.3 TB/s x 0.7 us over 132 SMs wants 18 KiB. x comes through L1, which
+// nothing else uses: weights stream past it.
 //
-// A step of the four lanes lies in one scale group: its sum is multiplied by the scale in float32. int8
-// and int4 with short groups take shorter reads. Split over k: k_warps warps of the block (summed in order
-// through shared memory), and `splits` blocks when n is small (a second pass, in order).
+// A step of the four lanes lies in one scale group: its sum is multiplied by the scale in float32.
+// int8 and int4 with short groups take shorter reads. Split over k: k_warps warps of the block
+// (summed in order through shared memory), and `splits` blocks when n is small (a second pass, in
+// order).
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
@@ -27,11 +28,12 @@ template <typename W, int kBytes, int kTokenTiles>
 struct Skinny {
   static constexpr int kTileM = 8 * kTokenTiles;
   static constexpr int kThreads = kFormWarps * kWarp;
-  static constexpr int kBlocks = kTokenTiles == 1 ? 3 : 2;
+  static constexpr int kBlocks = kTokenTiles == 1 && std::is_same_v<W, bf16> ? 3 : 2;
   static constexpr int kWarps = kFormWarps;
   static constexpr int kChunk = kBytes * 8 / WeightType<W>::kBits;  // columns of a lane's read
   static constexpr int kStep = 4 * kChunk;                          // of a warp's
-  static constexpr int kReads = kBytes > 16 ? 2 : 4;  // in flight per row and lane
+  // In flight per row and lane: as registers allow.
+  static constexpr int kReads = kBytes > 16 || kChunk* kTokenTiles > 32 ? 2 : 4;
   static_assert(kChunk % 8 == 0);
 
   static __device__ void run(const MatmulTask& task, const Tile& tile) {
@@ -49,7 +51,7 @@ struct Skinny {
       const float* scales[2];
       for (int i = 0; i < 2; ++i) {
         w[i] = tile.w.data + rows[i] * tile.w.row_bytes + t * kBytes;
-        if constexpr (WeightType<W>::kScaled) scales[i] = scale_row(tile.w, rows[i]);
+        if constexpr (WeightType<W>::kScaled) scales[i] = scale_row_shifted(tile.w, rows[i]);
       }
       const bf16* x[kTokenTiles];
       bool token[kTokenTiles];
@@ -76,9 +78,8 @@ struct Skinny {
               for (uint32_t& word : raw[r][i]) word = 0;
             }
             if constexpr (WeightType<W>::kScaled) {
-              scale[r][i] = step < tile.k1
-                                ? scales[i][(step + tile.w.col_offset) / tile.w.block_cols]
-                                : 0.0f;
+              scale[r][i] =
+                  step < tile.k1 ? scales[i][(step + tile.w.col_offset) >> tile.w.col_shift] : 0.0f;
             }
           }
         }
@@ -170,7 +171,8 @@ SkinnyRead skinny_read(DType type, int32_t k, WeightLayout layout) {
     for (int bytes = kLeast > 16 ? kLeast : 16; bytes >= kLeast; bytes /= 2) {
       const int columns = bytes * 8 / kBits;
       // The four lanes that share a row lie in one scale group.
-      const bool in_group = !gpu::WeightType<decltype(w)>::kScaled || layout.span >= 4 * columns;
+      const bool in_group =
+          !gpu::WeightType<decltype(w)>::kScaled || (layout.shifts && layout.span >= 4 * columns);
       if (layout.align >= std::min(bytes, 16) && k % columns == 0 && in_group) {
         read = {bytes, columns};
         return;

@@ -1,19 +1,21 @@
 // The tile form: many rows of BF16 activations times any weight, by tensor cores.
 //
-// A block of 8 warps computes kBM x 128 elements. x and the weight, as it is stored, come by cp.async into
-// rings of slices of 64 columns in shared memory; each warp reads its operands from there in 16 bytes (8
-// columns of x), and as many as hold 8 columns of the weight, and decodes the latter in registers. As in
-// the skinny form a lane's columns of k are contiguous instead of the 2t, 2t + 8 that mma counts, for both
-// operands alike: that needs no ldmatrix, at the same bytes per instruction, and works for 4-bit weights.
+// A block of 8 warps computes kBM x 128 elements. x and the weight, as it is stored, come by
+// cp.async into rings of slices of 64 columns in shared memory; each warp reads its operands from
+// there in 16 bytes (8 columns of x), and as many as hold 8 columns of the weight, and decodes the
+// latter in registers. As in the skinny form a lane's columns of k are contiguous instead of the
+// 2t, 2t + 8 that mma counts, for both operands alike: that needs no ldmatrix, at the same bytes
+// per instruction, and works for 4-bit weights.
 //
-// Bound by tensor cores when kBM = 128: 2 m n k FLOPs (times 2 for float16 weights, 3 for float32), with
-// n k weights decoded m / 64 times, some 2 operations each beside 64 FMAs of the tensor core: 60 % of what
-// mma.sync reaches is expected, which is 2/3 of an H100's peak and all of an A100's. With 32 or 64 rows it
-// is bound by the bytes of the weight, read m / kBM times from L2 and once from DRAM, with 3 slices of
-// 2 to 16 KiB under way per block.
+// Bound by tensor cores when kBM = 128: 2 m n k FLOPs (times 2 for float16 weights, 3 for float32),
+// with n k weights decoded m / 64 times, some 2 operations each beside 64 FMAs of the tensor core:
+// 60 % of what mma.sync reaches is expected, which is 2/3 of an H100's peak and all of an A100's.
+// With 32 or 64 rows it is bound by the bytes of the weight, read m / kBM times from L2 and once
+// from DRAM, with 3 slices of 2 to 16 KiB under way per block.
 //
-// Scaled weights: sums over a scale group (or the 32 columns of a half slice, whichever is longer) are
-// kept apart and added with their scale in float32. REQUIRES: groups begin at multiples of 32 columns.
+// Scaled weights: sums over a scale group (or the 32 columns of a half slice, whichever is longer)
+// are kept apart and added with their scale in float32. REQUIRES: groups begin at multiples of 32
+// columns.
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
@@ -29,11 +31,12 @@ struct MmaTile {
   // Warps over the tile: 2 x 4, or 1 x 8 for 32 rows.
   static constexpr int kWarpsM = kBM == 32 ? 1 : 2, kWarpsN = 8 / kWarpsM;
   static constexpr int kMmaM = kBM / kWarpsM / 16, kMmaN = kTileN / kWarpsN / 8;
-  static constexpr int kBlocks = kBM == 128 ? 1 : 2;
+  static constexpr int kBlocks = kBM == 128 || (kBM == 64 && WeightType<W>::kScaled) ? 1 : 2;
 
   static constexpr int kXRow = kSlice * 2, kWRow = kSlice * WeightType<W>::kBits / 8;  // bytes
   static constexpr int kXBytes = kBM * kXRow, kStageBytes = kXBytes + kTileN * kWRow;
-  // What every GPU has for one block, less the tile map; with two blocks per SM, what an A100 has for each.
+  // What every GPU has for one block, less the tile map; with two blocks per SM, what an A100 has
+  // for each.
   static constexpr int kFit = (kBM == 128 ? 98 : 80) * 1024 / kStageBytes;
   static constexpr int kStages = kFit < 2 ? 2 : (kFit > 4 ? 4 : kFit);
   static constexpr size_t kSmemBytes = static_cast<size_t>(kStages) * kStageBytes;
@@ -55,7 +58,7 @@ struct MmaTile {
     }
     int group = 0, left = 0;  // of the scale group: its index, and the columns to its end
     if constexpr (kScaled) {
-      group = (tile.k0 + tile.w.col_offset) / tile.w.block_cols;
+      group = (tile.k0 + tile.w.col_offset) >> tile.w.col_shift;
       left = (group + 1) * tile.w.block_cols - tile.w.col_offset - tile.k0;
     }
     for (int s = 0; s < slices; ++s) {
@@ -73,8 +76,11 @@ struct MmaTile {
         if constexpr (!kScaled) {
           multiply(xs, ws, half, warp_m + g, warp_n + g, t, total);
         } else {
+          // Past the last column there is no scale to multiply the zeros with.
+          const int begin = tile.k0 + s * kSlice + 32 * half;
+          if (begin >= tile.k1) break;
           left -= 32;
-          const bool ends = left == 0 || (s == slices - 1 && half == 1);
+          const bool ends = left == 0 || begin + 32 >= tile.k1;
           float scale[kMmaN][2];
           if (ends) load_scales(task, tile, warp_n + 2 * t, group, scale);
           multiply(xs, ws, half, warp_m + g, warp_n + g, t, part);
@@ -103,8 +109,9 @@ struct MmaTile {
   }
 
  private:
-  // Rows of kRow bytes, in chunks of 16, placed so that the reads of a warp fall on different banks: the
-  // rows that one access covers (128 bytes) and the next ones take turns at halves of a row.
+  // Rows of kRow bytes, in chunks of 16, placed so that the reads of a warp fall on different
+  // banks: the rows that one access covers (128 bytes) and the next ones take turns at halves of a
+  // row.
   template <int kRow>
   static __device__ __forceinline__ int place(int row, int chunk) {
     constexpr int kFlip = kRow >= 256 ? 1 : kRow / 32;
@@ -112,8 +119,8 @@ struct MmaTile {
     return row * kRow + (chunk ^ (flipped ? kFlip : 0)) * 16;
   }
 
-  // 16 bytes into shared memory, of which the first `valid` exist. REQUIRES: valid <= 0, or `from` is
-  // readable for that many.
+  // 16 bytes into shared memory, of which the first `valid` exist. REQUIRES: valid <= 0, or `from`
+  // is readable for that many.
   static __device__ __forceinline__ void load_chunk(std::byte* to, const std::byte* from,
                                                     const void* anywhere, int64_t valid,
                                                     bool aligned) {
@@ -141,15 +148,14 @@ struct MmaTile {
     const std::byte* w = tile.w.data + WeightType<W>::bytes(k) + tile.n0 * tile.w.row_bytes;
     for (int i = threadIdx.x; i < kTileN * kWChunks; i += kThreads) {
       const int row = i / kWChunks, chunk = i % kWChunks;
-      load_chunk(to + kXBytes + place<kWRow>(row, chunk),
-                 w + row * tile.w.row_bytes + chunk * 16, tile.w.data,
-                 tile.n0 + row < task.n ? w_valid - chunk * 16 : 0, task.vector_w);
+      load_chunk(to + kXBytes + place<kWRow>(row, chunk), w + row * tile.w.row_bytes + chunk * 16,
+                 tile.w.data, tile.n0 + row < task.n ? w_valid - chunk * 16 : 0, task.vector_w);
     }
   }
 
   // sum += 32 columns. x_row and w_row: this lane's first rows of the operands.
-  static __device__ __forceinline__ void multiply(const std::byte* xs, const std::byte* ws, int half,
-                                                  int x_row, int w_row, int t,
+  static __device__ __forceinline__ void multiply(const std::byte* xs, const std::byte* ws,
+                                                  int half, int x_row, int w_row, int t,
                                                   float (&sum)[kMmaM][kMmaN][4]) {
     constexpr int kWords = WeightType<W>::kWords, kParts = WeightType<W>::kParts;
     uint4 low[kMmaM], high[kMmaM];
@@ -165,8 +171,7 @@ struct MmaTile {
       if constexpr (kWords >= 4) {
 #pragma unroll
         for (int i = 0; i < kWords / 4; ++i) {
-          const uint4 v =
-              load_16(ws + place<kWRow>(row, (4 * half + t) * (kWords / 4) + i));
+          const uint4 v = load_16(ws + place<kWRow>(row, (4 * half + t) * (kWords / 4) + i));
           words[4 * i] = v.x;
           words[4 * i + 1] = v.y;
           words[4 * i + 2] = v.z;
@@ -205,7 +210,8 @@ struct MmaTile {
     for (int j = 0; j < kMmaN; ++j) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        scale[j][e] = scale_row(tile.w, min(tile.n0 + column + 8 * j + e, task.n - 1))[group];
+        scale[j][e] =
+            scale_row_shifted(tile.w, min(tile.n0 + column + 8 * j + e, task.n - 1))[group];
       }
     }
   }
@@ -229,7 +235,8 @@ struct MmaTile {
             }
             const int64_t to = tile.out_first + at_row * task.out_stride + at;
             if (task.out_bf16) {
-              *reinterpret_cast<uint32_t*>(static_cast<bf16*>(task.out) + to) = pack_bf16(low, high);
+              *reinterpret_cast<uint32_t*>(static_cast<bf16*>(task.out) + to) =
+                  pack_bf16(low, high);
             } else {
               *reinterpret_cast<float2*>(static_cast<float*>(task.out) + to) = {low, high};
             }

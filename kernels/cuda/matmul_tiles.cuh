@@ -1,9 +1,9 @@
 // From blocks to tiles: which part of a MatmulTask a block computes, and how the result is stored.
 //
-// Dense products and heads get one block per tile. Experts have row counts that only the device knows, and
-// a graph fixes the grid, so their blocks are persistent: each scans the offsets once (E integers, about a
-// microsecond) and then takes every gridDim.x-th tile. Tiles of the same weights are neighbours: they run
-// at the same time, DRAM delivers the weights once and L2 the rest.
+// Dense products and heads get one block per tile. Experts have row counts that only the device
+// knows, and a graph fixes the grid, so their blocks are persistent: each scans the offsets once (E
+// integers, about a microsecond) and then takes every gridDim.x-th tile. Tiles of the same weights
+// are neighbours: they run at the same time, DRAM delivers the weights once and L2 the rest.
 #pragma once
 
 #include <algorithm>
@@ -105,8 +105,8 @@ class TileMap {
   int64_t total_;
 };
 
-// Every kernel of the products. Form gives kTileM, kThreads, kBlocks (resident per SM, which bounds the
-// registers) and run(); run() leaves no shared memory that a thread may still read.
+// Every kernel of the products. Form gives kTileM, kThreads, kBlocks (resident per SM, which bounds
+// the registers) and run(); run() leaves no shared memory that a thread may still read.
 template <class Form>
 __global__ void __launch_bounds__(Form::kThreads, Form::kBlocks) matmul_kernel(MatmulTask task) {
   __shared__ int32_t first[kMaxGroups + 1];
@@ -186,6 +186,10 @@ __device__ __forceinline__ void load_x8(const MatmulTask& task, int64_t at, int 
 
 __device__ __forceinline__ const float* scale_row(const WeightView& w, int row) {
   return w.scale + static_cast<int64_t>((row + w.row_offset) / w.block_rows) * w.scale_stride;
+}
+// The same where all blocks are powers of two (WeightLayout::shifts).
+__device__ __forceinline__ const float* scale_row_shifted(const WeightView& w, int row) {
+  return w.scale + static_cast<int64_t>((row + w.row_offset) >> w.row_shift) * w.scale_stride;
 }
 
 }  // namespace shoal::gpu

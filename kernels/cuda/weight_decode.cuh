@@ -1,10 +1,12 @@
-// Weights from memory to the numbers that a product adds. Eight columns at a time: as pairs of bfloat16
-// in the operand registers of the tensor cores, or as floats. Without scales: those multiply sums.
+// Weights from memory to the numbers that a product adds. Eight columns at a time: as pairs of
+// bfloat16 in the operand registers of the tensor cores, or as floats. Without scales: those
+// multiply sums.
 //
 // The arithmetic is a few integer operations per pair and one packed bfloat16 operation, all exact:
-//   e4m3  sign and the 7 bits below it, moved to where bfloat16 has sign, the low 4 bits of the exponent
-//         and the high 3 of the mantissa, are the value * 2^(7 - 127), subnormals too; times 2^120. The
-//         NaN codes become +-480.
+//   e4m3  sign and the 7 bits below it, moved to where bfloat16 has sign, the low 4 bits of the
+//   exponent
+//         and the high 3 of the mantissa, are the value * 2^(7 - 127), subnormals too; times 2^120.
+//         The NaN codes become +-480.
 //   int8  0x43 over the low 7 bits is 128 + them; minus 128, or minus 256 when the sign bit is set.
 //   int4  0x43 over the nibble with its sign bit flipped is 128 + 8 + value; minus 136.
 //   half  its nearest bfloat16, and what is left (3 bits); float: twice what is left.
@@ -39,23 +41,25 @@ __device__ __forceinline__ float high_bf16(uint32_t pair) {
   return bits_to_float(pair & 0xffff0000u);
 }
 
-__device__ __forceinline__ uint32_t sub_pairs(uint32_t a, uint32_t b) {
-  __nv_bfloat162 x, y;
-  memcpy(&x, &a, 4);
-  memcpy(&y, &b, 4);
-  const __nv_bfloat162 z = __hsub2(x, y);
+// Register and pair of bfloat16 or half, both ways.
+template <typename Pair>
+__device__ __forceinline__ Pair as_pair(uint32_t bits) {
+  Pair pair;
+  memcpy(static_cast<void*>(&pair), &bits, 4);
+  return pair;
+}
+template <typename Pair>
+__device__ __forceinline__ uint32_t as_bits(Pair pair) {
   uint32_t bits;
-  memcpy(&bits, &z, 4);
+  memcpy(&bits, &pair, 4);
   return bits;
 }
+
+__device__ __forceinline__ uint32_t sub_pairs(uint32_t a, uint32_t b) {
+  return as_bits(__hsub2(as_pair<__nv_bfloat162>(a), as_pair<__nv_bfloat162>(b)));
+}
 __device__ __forceinline__ uint32_t mul_pairs(uint32_t a, uint32_t b) {
-  __nv_bfloat162 x, y;
-  memcpy(&x, &a, 4);
-  memcpy(&y, &b, 4);
-  const __nv_bfloat162 z = __hmul2(x, y);
-  uint32_t bits;
-  memcpy(&bits, &z, 4);
-  return bits;
+  return as_bits(__hmul2(as_pair<__nv_bfloat162>(a), as_pair<__nv_bfloat162>(b)));
 }
 
 // `high_bytes` holds two codes, each in the upper byte of its half.
@@ -83,8 +87,7 @@ __device__ __forceinline__ void split_pair(float low, float high, uint32_t (&out
 }
 
 __device__ __forceinline__ void unpack_half(uint32_t pair, float& low, float& high) {
-  __half2 halves;
-  memcpy(&halves, &pair, 4);
+  const auto halves = as_pair<__half2>(pair);
   low = __low2float(halves);
   high = __high2float(halves);
 }
