@@ -264,6 +264,24 @@ TEST_CASE("mla_decode: long contexts are cut and combined", "[cuda]") {
   check_mla(MlaCase(random, kLong, 16, 20, 512, 64, DType::kBF16, DType::kBF16));
 }
 
+TEST_CASE("attention on CUDA: random batches keep to the bounds of their grids", "[cuda]") {
+  // More, fewer and as many tiles as the device holds at once, of like and of very unlike lengths:
+  // wrong bounds leave rows out or let parts overwrite each other.
+  Random random(11);
+  for (int i = 0; i < 12; ++i) {
+    Sequences sequences;
+    const int64_t num_seqs = 1 + random.below(i % 3 == 0 ? 3 : 40);
+    const int64_t longest = i % 2 == 0 ? 100 : 1500;
+    for (int64_t s = 0; s < num_seqs; ++s) {
+      const auto rows = static_cast<int32_t>(random.below(4));
+      const int64_t most = random.below(8) == 0 ? longest : longest / 10;
+      sequences.emplace_back(rows, rows + static_cast<int32_t>(random.below(most)));
+    }
+    check_mla(MlaCase(random, sequences, 16, 3, 8, 4, DType::kF32, DType::kF32));
+    check_gqa(GqaCase(random, sequences, 5, 6, 2, {3, 0, 0}, 8, DType::kF32, DType::kF32));
+  }
+}
+
 TEST_CASE("mla_prefill: one chunk, several, and unaligned ones agree with the reference",
           "[cuda]") {
   const std::vector<std::vector<int64_t>> cuts = {{0, 61}, {0, 16, 48, 61}, {0, 1, 7, 50, 61}};
