@@ -149,6 +149,9 @@ void check_greedy(const Golden& golden, LoadedModel& model, const Way& way) {
   }
 }
 
+// An emulated GPU is a hundred times slower than the CPU: several of them run what differs by rank only.
+bool all_ways() { return rank_runtime().on_cpu() || rank_runtime().size() == 1; }
+
 const ExpertExchange kExchanges[] = {ExpertExchange::kReplicated, ExpertExchange::kAllToAll};
 
 TEST_CASE("golden logits and greedy tokens, heads and experts over ranks") {
@@ -159,10 +162,12 @@ TEST_CASE("golden logits and greedy tokens, heads and experts over ranks") {
       if (exchange == ExpertExchange::kAllToAll && model->config.n_routed_experts == 0) continue;
       const std::string kind = exchange == ExpertExchange::kAllToAll ? "all-to-all" : "replicated";
       check_prompts(golden, *model, {kind + ", one piece", 0, false, exchange});
+      if (!all_ways() && exchange == ExpertExchange::kAllToAll) continue;
+      check_greedy(golden, *model, {kind, 0, false, exchange});
+      if (!all_ways()) continue;
       check_prompts(golden, *model, {kind + ", pieces of 7", 7, false, exchange});
       check_prompts(golden, *model, {kind + ", token by token, absorbed", 1, true, exchange});
       check_prompts(golden, *model, {kind + ", one piece, absorbed", 0, true, exchange});
-      check_greedy(golden, *model, {kind, 0, false, exchange});
     }
   }
 }
@@ -228,10 +233,12 @@ TEST_CASE("golden logits with requests over ranks (DP attention)") {
     const Golden golden = read_golden(name);
     const auto model = load(golden.dir, "float32", true, false, /*graphs=*/true);
     for (ExpertExchange exchange : kExchanges) {
-      for (int dp_rank = 0; dp_rank < rank_runtime().size(); ++dp_rank) {
+      for (int dp_rank = 0; dp_rank < (all_ways() ? rank_runtime().size() : 1); ++dp_rank) {
         check_prompts(golden, *model, {"dp attention", 0, false, exchange, dp_rank});
       }
-      check_greedy(golden, *model, {"dp attention", 0, false, exchange, 0});
+      if (all_ways() || exchange == ExpertExchange::kReplicated) {
+        check_greedy(golden, *model, {"dp attention", 0, false, exchange, 0});
+      }
     }
   }
 }
@@ -264,6 +271,14 @@ TEST_CASE("golden logits of the multi-token-prediction layer") {
   CHECK(tested >= 2);
 }
 
+// sm_90 multiplies FP8 weights with activations rounded to FP8 too, as DeepSeek does: of 4 bits instead of
+// bfloat16's 8. That is 16 times the rounding; a median of 6 % was seen, since rounding errors of a sum
+// average out.
+bool multiplies_in_fp8(const LoadedModel& model) {
+  return model.config.fp8_blocks &&
+         rank_runtime().device().name().find("sm_90") != std::string::npos;
+}
+
 // Median over tokens for mixtures, where a router's near tie may choose another expert; the maximum
 // for dense models. The bounds are what Hugging Face itself reaches (README.md): 1.5 % and 3 %. Ours
 // keeps fp32 activations and is closer, except where weights stored in fp32 are rounded (llama-plain).
@@ -284,7 +299,11 @@ TEST_CASE("golden logits in bfloat16 are as close as the formats explain") {
     std::sort(differences.begin(), differences.end());
     const bool mixture = model->config.n_routed_experts > 0;
     const double difference = mixture ? differences[differences.size() / 2] : differences.back();
-    CHECK(difference <= (mixture ? 0.015 : 0.03) * golden.max_abs_logit);
+    double bound = mixture ? 0.015 : 0.03;
+    // Ranks round their partial sums to bfloat16 before they add them: a rounding more per reduction.
+    if (!rank_runtime().on_cpu() && rank_runtime().size() > 1) bound *= 1.5;
+    if (multiplies_in_fp8(*model)) bound = 0.1;
+    CHECK(difference <= bound * golden.max_abs_logit);
   }
 }
 
