@@ -1,6 +1,7 @@
 // silu_mul: one thread per pack of eight elements, reads and writes of 16 bytes. Bound by memory: 3
-// elements moved per output. expf and an exact division, no fast forms: at 6 bytes per element there is
-// time for some 50 instructions each, and the reference's bound holds over the whole range.
+// elements moved per output. expf and an exact division, no fast forms: at 6 bytes per element
+// there is time for some 50 instructions each, and the reference's bound holds over the whole
+// range.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/rows.cuh"
@@ -43,9 +44,9 @@ void CudaOps::silu_mul(const Tensor& gate, const Tensor& up, const Tensor& out) 
   const bool aligned = packs_aligned(gate) && packs_aligned(up) && packs_aligned(out);
   with_activation_type(out, [&](auto element) {
     using T = decltype(element);
-    launch(silu_mul_kernel<T>, grid_for(items), dim3(kRowThreads), 0, stream(),
-           gate.as<const T>(), up.as<const T>(), out.as<T>(), gate.dim(0), gate.dim(1),
-           gate.stride[0], up.stride[0], out.stride[0], aligned);
+    launch(silu_mul_kernel<T>, grid_for(items), dim3(kRowThreads), 0, stream(), gate.as<const T>(),
+           up.as<const T>(), out.as<T>(), gate.dim(0), gate.dim(1), gate.stride[0], up.stride[0],
+           out.stride[0], aligned);
   });
 }
 

@@ -1,6 +1,7 @@
-// embedding, gather_rows, copy and add: one thread per pack of eight elements, accesses of 16 bytes where
-// the tensors allow them. All bound by memory: each element is read once and written once (add: read
-// twice). Types are independent of each other and converted on the way, rounding to nearest even.
+// embedding, gather_rows, copy and add: one thread per pack of eight elements, accesses of 16 bytes
+// where the tensors allow them. All bound by memory: each element is read once and written once
+// (add: read twice). Types are independent of each other and converted on the way, rounding to
+// nearest even.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/rows.cuh"
@@ -10,8 +11,8 @@ namespace {
 
 using namespace gpu;
 
-// out[t] = table[ids[t] - first_row], zeros where the table has no such row. gather_rows is the case of
-// first_row 0 and ids that all exist.
+// out[t] = table[ids[t] - first_row], zeros where the table has no such row. gather_rows is the
+// case of first_row 0 and ids that all exist.
 template <typename Table, typename Out>
 __global__ void embedding_kernel(const int32_t* __restrict__ ids, const Table* __restrict__ table,
                                  int64_t first_row, int64_t table_rows, Out* __restrict__ out,

@@ -1,12 +1,13 @@
 // sort_by_expert and combine.
 //
-// sort_by_expert is a counting sort that is stable without atomics: a block takes kPairsPerBlock pairs
-// that follow each other, a warp of it a part of them, again in order, and counts its part's experts in
-// shared memory. Lanes with the same expert find each other by ballots; the first of them adds for all,
-// the others know their rank from the lanes below. Row of a pair = rows of lower experts + rows of the
-// same expert in earlier blocks, earlier warps, earlier steps of this warp, lower lanes. Steps of up to
-// 2,048 pairs (256 tokens with 8 choices) take one launch; larger ones a first launch that counts per
-// block, and every block of the second adds up the counts of those before it. Bound by latency.
+// sort_by_expert is a counting sort that is stable without atomics: a block takes kPairsPerBlock
+// pairs that follow each other, a warp of it a part of them, again in order, and counts its part's
+// experts in shared memory. Lanes with the same expert find each other by ballots; the first of
+// them adds for all, the others know their rank from the lanes below. Row of a pair = rows of lower
+// experts + rows of the same expert in earlier blocks, earlier warps, earlier steps of this warp,
+// lower lanes. Steps of up to 2,048 pairs (256 tokens with 8 choices) take one launch; larger ones
+// a first launch that counts per block, and every block of the second adds up the counts of those
+// before it. Bound by latency.
 //
 // combine: one thread per pack of eight elements; the choices in order, in float. Bound by memory:
 // top_k + 1 elements moved per output.
@@ -240,9 +241,8 @@ void CudaOps::combine(const Tensor& rows, const Tensor& slot, const Tensor& weig
     using Out = decltype(to);
     launch(combine_kernel<Rows, Out>, grid_for(items), dim3(kRowThreads), 0, stream(),
            rows.as<const Rows>(), slot.as<const int32_t>(), weights.as<const float>(),
-           out.as<Out>(), out.dim(0), out.dim(1), static_cast<int32_t>(slot.dim(1)),
-           rows.stride[0], weights.stride[0], out.stride[0],
-           packs_aligned(rows) && packs_aligned(out));
+           out.as<Out>(), out.dim(0), out.dim(1), static_cast<int32_t>(slot.dim(1)), rows.stride[0],
+           weights.stride[0], out.stride[0], packs_aligned(rows) && packs_aligned(out));
   });
 }
 

@@ -1,8 +1,9 @@
 // rms_norm and add_rms_norm: one block per row. x is read once: a thread keeps its packs of eight
-// elements in registers between the sum of squares and the scaling (rows of more than kHeld packs per
-// thread are read a second time, out of L2). Bound by memory: two (four with the residual) elements
-// moved per output; with one row, by latency. The block's size, and with it the order of additions,
-// depends on the row's length alone, so a row's result does not depend on its neighbours.
+// elements in registers between the sum of squares and the scaling (rows of more than kHeld packs
+// per thread are read a second time, out of L2). Bound by memory: two (four with the residual)
+// elements moved per output; with one row, by latency. The block's size, and with it the order of
+// additions, depends on the row's length alone, so a row's result does not depend on its
+// neighbours.
 #include <algorithm>
 
 #include "kernels/cuda/cuda_ops.h"
@@ -21,9 +22,7 @@ constexpr int kMaxThreads = 1024;
 struct NormRow {
   int64_t dim;
   bool aligned;
-  __device__ int64_t column(int64_t n) const {
-    return (threadIdx.x + n * blockDim.x) * kPack;
-  }
+  __device__ int64_t column(int64_t n) const { return (threadIdx.x + n * blockDim.x) * kPack; }
 };
 
 // Scales the row whose packs `read` gives (those past kHeld; the first are in `held`) into out.
@@ -32,7 +31,7 @@ __device__ __forceinline__ void scale_row(const NormRow& row, const float (&held
                                           float sum_squares, float eps, const float* weight,
                                           Out* out, const Read& read) {
   const float factor = 1.0f / sqrtf(sum_squares / static_cast<float>(row.dim) + eps);
-  const auto scale = [&](const float (&v)[kPack], int64_t column) {
+  const auto scale = [&](const float(&v)[kPack], int64_t column) {
     float w[kPack];
     load_pack(weight + column, row.dim - column, row.aligned, w);
 #pragma unroll
@@ -83,8 +82,8 @@ __global__ void rms_norm_kernel(const X* x, const float* __restrict__ weight, fl
   scale_row(row, held, sum, eps, weight, out + blockIdx.x * out_stride, read);
 }
 
-// The norm is taken of the residual as it is stored, so that it does not matter whether a later layer
-// reads the residual again or this kernel keeps it.
+// The norm is taken of the residual as it is stored, so that it does not matter whether a later
+// layer reads the residual again or this kernel keeps it.
 template <typename X, typename Residual, typename Out>
 __global__ void add_rms_norm_kernel(const X* x, Residual* residual,
                                     const float* __restrict__ weight, float eps, Out* out,
@@ -160,15 +159,15 @@ void CudaOps::add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor
   SHOAL_CHECK(residual.dim(0) == x.dim(0) && residual.dim(1) == x.dim(1), "x {}, residual {}",
               x.shape_string(), residual.shape_string());
   if (x.dim(0) == 0 || x.dim(1) == 0) return;
-  const bool aligned = packs_aligned(x) && packs_aligned(residual) && packs_aligned(weight) &&
-                       packs_aligned(out);
+  const bool aligned =
+      packs_aligned(x) && packs_aligned(residual) && packs_aligned(weight) && packs_aligned(out);
   with_activation_types(x, out, [&](auto from, auto to) {
     with_activation_type(residual, [&](auto between) {
       using X = decltype(from);
       using Residual = decltype(between);
       using Out = decltype(to);
-      launch(add_rms_norm_kernel<X, Residual, Out>, grid_for(x.dim(0), 1), threads_for(x.dim(1)),
-             0, stream(), x.as<const X>(), residual.as<Residual>(), weight.as<const float>(), eps,
+      launch(add_rms_norm_kernel<X, Residual, Out>, grid_for(x.dim(0), 1), threads_for(x.dim(1)), 0,
+             stream(), x.as<const X>(), residual.as<Residual>(), weight.as<const float>(), eps,
              out.as<Out>(), x.dim(1), x.stride[0], residual.stride[0], out.stride[0], aligned);
     });
   });

@@ -1,5 +1,5 @@
-// ordered.cuh: floats as unsigned integers of the same order, so that "largest value, lowest index of
-// equals" is the maximum of one 64-bit integer.
+// ordered.cuh: floats as unsigned integers of the same order, so that "largest value, lowest index
+// of equals" is the maximum of one 64-bit integer.
 #pragma once
 
 #include "kernels/cuda/gpu.h"

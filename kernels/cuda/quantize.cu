@@ -1,7 +1,7 @@
-// quantize_1x128: one warp per token and group of 128 columns, four elements per lane. The warps of a
-// block take eight tokens that follow each other at the same columns, so that the scales, whose token
-// index is contiguous, are written as one 32-byte sector, while each warp still reads 256 (BF16) or 512
-// bytes in a row. Bound by memory: three (five) bytes per element.
+// quantize_1x128: one warp per token and group of 128 columns, four elements per lane. The warps of
+// a block take eight tokens that follow each other at the same columns, so that the scales, whose
+// token index is contiguous, are written as one 32-byte sector, while each warp still reads 256
+// (BF16) or 512 bytes in a row. Bound by memory: three (five) bytes per element.
 #include "kernels/cuda/quantize.h"
 
 #include "kernels/cuda/cuda_ops.h"
@@ -13,8 +13,8 @@ namespace {
 
 using namespace gpu;
 
-constexpr int kTokensPerBlock = 8;   // one warp each
-constexpr int kGroupsPerWarp = 4;    // loads in flight; fewer where the row is short
+constexpr int kTokensPerBlock = 8;  // one warp each
+constexpr int kGroupsPerWarp = 4;   // loads in flight; fewer where the row is short
 constexpr int kPerLane = kQuantGroup / kWarp;
 
 template <typename T>

@@ -7,12 +7,12 @@
 namespace shoal::gpu {
 
 constexpr float kMaxE4m3 = 448.0f;
-// The smallest maximum that is divided by: 448 / 2^-100 and its square root stay finite and normal, and
-// activations that small are zeros for every model. Without it a group of zeros would be 0 / 0.
+// The smallest maximum that is divided by: 448 / 2^-100 and its square root stay finite and normal,
+// and activations that small are zeros for every model. Without it a group of zeros would be 0 / 0.
 constexpr float kMinGroupMax = 0x1p-100f;
 
-// A warp holds one group, four elements per lane. On return each lane has its four e4m3 in `packed`,
-// the first in the low byte; all lanes have the scale.
+// A warp holds one group, four elements per lane. On return each lane has its four e4m3 in
+// `packed`, the first in the low byte; all lanes have the scale.
 __device__ __forceinline__ float quantize_group(const float (&v)[4], uint32_t& packed) {
   float largest = 0;
 #pragma unroll

@@ -1,7 +1,7 @@
-// rope, write_cache and gather_cache: one thread per pack (rope: per eight or sixteen elements that turn
-// together), accesses of 16 bytes where alignment allows. All bound by memory, in decode by latency. The
-// table of angles is read as it is, through L1: the heads of a token share its row. Offsets into a cache
-// are 64-bit: num_slots * dim passes 2^31 on every large GPU.
+// rope, write_cache and gather_cache: one thread per pack (rope: per eight or sixteen elements that
+// turn together), accesses of 16 bytes where alignment allows. All bound by memory, in decode by
+// latency. The table of angles is read as it is, through L1: the heads of a token share its row.
+// Offsets into a cache are 64-bit: num_slots * dim passes 2^31 on every large GPU.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dispatch.cuh"
 #include "kernels/cuda/rows.cuh"
@@ -103,8 +103,7 @@ void CudaOps::rope(const Tensor& x, const Tensor& positions, const Tensor& table
   const int64_t items = x.dim(0) * x.dim(1) * packs_of(interleaved ? 2 * half : half);
   if (items == 0) return;
   // The second half begins at `half`: it must be on a boundary, too.
-  const bool aligned =
-      packs_aligned(x) && (interleaved || half * dtype_size(x.dtype) % 16 == 0);
+  const bool aligned = packs_aligned(x) && (interleaved || half * dtype_size(x.dtype) % 16 == 0);
   const RopeShape shape{x.dim(0), x.dim(1), half, x.stride[0], x.stride[1], table.stride[0]};
   with_activation_type(x, [&](auto element) {
     using T = decltype(element);

@@ -1,9 +1,9 @@
-// route: all three kinds in one kernel, one warp per token. Scores and ranking keys of a token lie in
-// shared memory; expert e belongs to lane e % 32. Joined with the inverted index, a key makes "largest
-// value, lowest index of equals" a plain maximum (ordered.cuh), so every choice is one warp_max. A NaN
-// ranks first: its token gets NaN weights, which a later check finds. Bound by latency: top_k such maxima
-// after each other (5 shuffles each); the bytes (4 E per token) are nothing. One warp and not a block per
-// token: no barriers, and a large step has many tokens.
+// route: all three kinds in one kernel, one warp per token. Scores and ranking keys of a token lie
+// in shared memory; expert e belongs to lane e % 32. Joined with the inverted index, a key makes
+// "largest value, lowest index of equals" a plain maximum (ordered.cuh), so every choice is one
+// warp_max. A NaN ranks first: its token gets NaN weights, which a later check finds. Bound by
+// latency: top_k such maxima after each other (5 shuffles each); the bytes (4 E per token) are
+// nothing. One warp and not a block per token: no barriers, and a large step has many tokens.
 #include <bit>
 
 #include "kernels/cuda/cuda_ops.h"
@@ -16,8 +16,9 @@ namespace {
 using namespace gpu;
 
 constexpr int kTokensPerBlock = 4;
-constexpr int64_t kMaxExperts = 1024;  // 8 bytes of shared memory each and per token: 32 KiB a block
-constexpr uint32_t kTaken = 0;         // below the key of every number, -infinity too
+constexpr int64_t kMaxExperts =
+    1024;                       // 8 bytes of shared memory each and per token: 32 KiB a block
+constexpr uint32_t kTaken = 0;  // below the key of every number, -infinity too
 
 struct RouteArgs {
   const float* logits;
@@ -26,7 +27,8 @@ struct RouteArgs {
   float* weights;
   int64_t tokens, logits_stride, weights_stride;
   int32_t experts, top_k, n_group, topk_group;
-  int32_t group_lanes;  // a power of two: lanes that scan one group; n_group of them fit into a warp
+  int32_t
+      group_lanes;  // a power of two: lanes that scan one group; n_group of them fit into a warp
   bool sigmoid, grouped, norm_topk_prob;
   float scaling;
 };
@@ -153,11 +155,11 @@ void CudaOps::route(const Tensor& logits, const Tensor& correction_bias, const R
               "logits {}, top_k {}, weights {}; at most {} experts and {} choices",
               logits.shape_string(), spec.top_k, weights.shape_string(), kMaxExperts, kWarp);
   const bool grouped = spec.kind != RouterKind::kGreedySoftmax;
-  SHOAL_CHECK(!grouped || (spec.n_group >= 1 && spec.n_group <= kWarp &&
-                           experts % spec.n_group == 0 && spec.topk_group >= 1 &&
-                           spec.topk_group <= spec.n_group),
-              "{} experts, {} groups (at most {}), topk_group {}", experts, spec.n_group, kWarp,
-              spec.topk_group);
+  SHOAL_CHECK(
+      !grouped || (spec.n_group >= 1 && spec.n_group <= kWarp && experts % spec.n_group == 0 &&
+                   spec.topk_group >= 1 && spec.topk_group <= spec.n_group),
+      "{} experts, {} groups (at most {}), topk_group {}", experts, spec.n_group, kWarp,
+      spec.topk_group);
   SHOAL_CHECK(!correction_bias.defined() ||
                   (correction_bias.dtype == DType::kF32 && correction_bias.contiguous() &&
                    correction_bias.rank == 1 && correction_bias.dim(0) == experts),

@@ -1,5 +1,5 @@
-// rows.cuh: what the kernels share that work through rows of activations: packs of eight elements in
-// float, whatever the storage type, and how a flat thread index finds its pack.
+// rows.cuh: what the kernels share that work through rows of activations: packs of eight elements
+// in float, whatever the storage type, and how a flat thread index finds its pack.
 #pragma once
 
 #include "kernels/base/tensor.h"
@@ -11,9 +11,9 @@ namespace shoal::gpu {
 constexpr int kPack = 8;
 constexpr int kRowThreads = 256;  // of the kernels with one thread per pack
 
-// Elements [p, p + 8) as float; those at and past `left` are zeros and not read. `aligned`: p and all
-// the packs of the tensor lie on 16-byte boundaries (packs_aligned); else, and at the end of a row that
-// is no multiple of 8, element by element.
+// Elements [p, p + 8) as float; those at and past `left` are zeros and not read. `aligned`: p and
+// all the packs of the tensor lie on 16-byte boundaries (packs_aligned); else, and at the end of a
+// row that is no multiple of 8, element by element.
 template <typename T>
 __device__ __forceinline__ void load_pack(const T* p, int64_t left, bool aligned,
                                           float (&v)[kPack]) {

@@ -1,8 +1,9 @@
 // Sampling: one block of 1,024 threads per row, which passes over the row a few times: once for the
-// largest logit, and for each of top-k, top-p, draw and logprobs that the row asks for one to three times
-// (sampling_select.cuh). A row of 129,280 logits is 517 KB and stays in L2: the first pass is bound by
-// memory, the others by the block's own rate of loads and exponentials, some microseconds each. More
-// blocks per row would need a launch per pass; a step of one row is bound by its weights anyway.
+// largest logit, and for each of top-k, top-p, draw and logprobs that the row asks for one to three
+// times (sampling_select.cuh). A row of 129,280 logits is 517 KB and stays in L2: the first pass is
+// bound by memory, the others by the block's own rate of loads and exponentials, some microseconds
+// each. More blocks per row would need a launch per pass; a step of one row is bound by its weights
+// anyway.
 #include <algorithm>
 #include <cstring>
 
@@ -52,8 +53,8 @@ struct SampleArgs {
   TopLogprob* top;
 };
 
-// As sampler.cpp: bias; repetition penalty; then for each occurrence in the output the frequency penalty,
-// with the presence penalty after the first.
+// As sampler.cpp: bias; repetition penalty; then for each occurrence in the output the frequency
+// penalty, with the presence penalty after the first.
 __device__ __forceinline__ float change_logit(float x, const LogitChange& c, const RowParams& p) {
   x += c.bias;
   if (p.repetition_penalty != 1.0f && c.in_context != 0) {
@@ -66,8 +67,8 @@ __device__ __forceinline__ float change_logit(float x, const LogitChange& c, con
   return x;
 }
 
-// Finds the largest logit and the smallest finite one. Infinity and NaN alike rank above all, so that
-// the first of them is the result.
+// Finds the largest logit and the smallest finite one. Infinity and NaN alike rank above all, so
+// that the first of them is the result.
 __device__ __forceinline__ uint64_t best_of_row(const float* logits, int32_t vocab,
                                                 SelectShared& shared, float& smallest) {
   uint64_t best = 0;
@@ -88,8 +89,8 @@ __device__ __forceinline__ bool none_left(uint64_t best) {
   return static_cast<uint32_t>(best >> 32) <= ordered(-INFINITY);
 }
 
-// The first token in the order of ids at which the sum of masses exceeds random * total. Each round cuts
-// the range by the number of warps: each warp adds up one part of it.
+// The first token in the order of ids at which the sum of masses exceeds random * total. Each round
+// cuts the range by the number of warps: each warp adds up one part of it.
 __device__ __forceinline__ int32_t draw_by_id(const SampleState& row, SelectShared& shared,
                                               double random) {
   constexpr int kWarps = kSampleThreads / kWarp;
@@ -98,7 +99,8 @@ __device__ __forceinline__ int32_t draw_by_id(const SampleState& row, SelectShar
   Amount left = 0;  // how much of the mass from `begin` on is to be passed
   for (bool first = true; first || end - begin > 1; first = false) {
     const int32_t part = (end - begin + kWarps - 1) / kWarps;
-    const int32_t part_begin = min(begin + warp * part, end), part_end = min(part_begin + part, end);
+    const int32_t part_begin = min(begin + warp * part, end),
+                  part_end = min(part_begin + part, end);
     Amount sum = 0;
     for (int32_t id = part_begin + lane; id < part_end; id += kWarp) {
       if (row.rank(id) >= row.floor) sum += row.mass(row.logits[id]);
@@ -257,8 +259,18 @@ void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) 
     SHOAL_CHECK(r.num_logprobs <= kMaxTopLogprobs && r.random >= 0 && r.random < 1,
                 "num_logprobs {}, random {}", r.num_logprobs, r.random);
     const int32_t num_logprobs = std::min(r.num_logprobs, vocab);
-    RowParams p{r.random, r.temperature, r.top_p, r.min_p, r.repetition_penalty,
-                r.presence_penalty, r.frequency_penalty, r.top_k, num_logprobs, {}, {}, num_top};
+    RowParams p{r.random,
+                r.temperature,
+                r.top_p,
+                r.min_p,
+                r.repetition_penalty,
+                r.presence_penalty,
+                r.frequency_penalty,
+                r.top_k,
+                num_logprobs,
+                {},
+                {},
+                num_top};
     p.changes.begin = static_cast<int32_t>(changes.size());
     changes.insert(changes.end(), r.changes.begin(), r.changes.end());
     p.changes.end = static_cast<int32_t>(changes.size());
@@ -277,8 +289,8 @@ void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) 
   const size_t changes_at = append<LogitChange>(host_, changes);
   const size_t masked_at = append<int32_t>(host_, masked);
   ensure(device_, input_, host_.size() + masked.size() * sizeof(float));
-  ensure(device_, output_, rows.size() * sizeof(RowResult) +
-                               static_cast<size_t>(num_top) * sizeof(TopLogprob));
+  ensure(device_, output_,
+         rows.size() * sizeof(RowResult) + static_cast<size_t>(num_top) * sizeof(TopLogprob));
   auto* input = static_cast<std::byte*>(input_.data());
   auto* output = static_cast<std::byte*>(output_.data());
   device_.copy_to_device(input, host_.data(), host_.size());

@@ -1,14 +1,14 @@
-// CudaSampler: from rows of logits on the device to tokens, without the logits leaving it. The same rules
-// in the same order as runtime/sampling/sampler.h: logit bias; penalties; end-token mask; logprobs;
-// temperature; top-k; min-p; top-p; draw by the number in [0, 1) that the host gives. Greedy takes the
-// largest, the lowest id on a tie.
+// CudaSampler: from rows of logits on the device to tokens, without the logits leaving it. The same
+// rules in the same order as runtime/sampling/sampler.h: logit bias; penalties; end-token mask;
+// logprobs; temperature; top-k; min-p; top-p; draw by the number in [0, 1) that the host gives.
+// Greedy takes the largest, the lowest id on a tie.
 //
-// Deterministic, and independent of the other rows of a step: probabilities are summed as integers of
-// 2^-44 (exact for weights down to 2^-20 of the most likely token's; what is below 2^-44 is never
-// drawn), so no order of additions shows. Against the host's sampler the token differs only where the
-// random number falls within about 1e-7 of the border between two tokens, or where top-p cuts among
-// tokens whose logits differ by less than a float32 weight shows: the larger logit ranks first here, the
-// lower id there.
+// Deterministic, and independent of the other rows of a step: probabilities are summed as integers
+// of 2^-44 (exact for weights down to 2^-20 of the most likely token's; what is below 2^-44 is
+// never drawn), so no order of additions shows. Against the host's sampler the token differs only
+// where the random number falls within about 1e-7 of the border between two tokens, or where top-p
+// cuts among tokens whose logits differ by less than a float32 weight shows: the larger logit ranks
+// first here, the lower id there.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,9 @@ namespace shoal {
 struct LogitChange {
   int32_t id = 0;
   float bias = 0;
-  int32_t in_context = 0;     // whether it occurs in prompt or output: the repetition penalty's
-  int32_t output_count = 0;   // how often it occurs in the output: the frequency and presence penalties'
+  int32_t in_context = 0;  // whether it occurs in prompt or output: the repetition penalty's
+  int32_t output_count =
+      0;  // how often it occurs in the output: the frequency and presence penalties'
 };
 
 struct SampleRow {
@@ -44,8 +45,8 @@ struct SampleRow {
 
 struct SampledToken {
   int32_t token = 0;
-  float logprob = 0;                             // with num_logprobs >= 0
-  std::vector<std::pair<int32_t, float>> top;    // num_logprobs of them, most likely first
+  float logprob = 0;                           // with num_logprobs >= 0
+  std::vector<std::pair<int32_t, float>> top;  // num_logprobs of them, most likely first
 };
 
 class CudaSampler {
@@ -55,13 +56,13 @@ class CudaSampler {
 
   explicit CudaSampler(CudaDevice& device) : device_(device) {}
 
-  // Queues the work for rows [0, rows.size()) of `logits` on the device's stream and returns; what `rows`
-  // points to may go. Rows with changes or masked tokens are changed in place.
-  // Not for graphs: it brings up host values.
+  // Queues the work for rows [0, rows.size()) of `logits` on the device's stream and returns; what
+  // `rows` points to may go. Rows with changes or masked tokens are changed in place. Not for
+  // graphs: it brings up host values.
   void launch(const Tensor& logits,  // [R, vocab] F32, strided in rows
               std::span<const SampleRow> rows);
-  // Waits for the last launch. Throws DeviceFault for logits that no model gives: NaN, +infinity, or
-  // nothing but -infinity, naming row and token.
+  // Waits for the last launch. Throws DeviceFault for logits that no model gives: NaN, +infinity,
+  // or nothing but -infinity, naming row and token.
   std::vector<SampledToken> collect();
 
  private:

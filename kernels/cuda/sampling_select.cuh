@@ -1,7 +1,8 @@
-// sampling_select.cuh: the one search that sampling needs, by a block over one row: the shortest prefix of
-// the tokens in rank order (largest logit first, lower id first among equals) that holds a wanted amount,
-// counted in tokens (top-k, top-n logprobs) or in probability (top-p, a draw after top-k). No sort of the
-// vocabulary: a histogram finds the bucket in which the prefix ends, and only that bucket is sorted.
+// sampling_select.cuh: the one search that sampling needs, by a block over one row: the shortest
+// prefix of the tokens in rank order (largest logit first, lower id first among equals) that holds
+// a wanted amount, counted in tokens (top-k, top-n logprobs) or in probability (top-p, a draw after
+// top-k). No sort of the vocabulary: a histogram finds the bucket in which the prefix ends, and
+// only that bucket is sorted.
 #pragma once
 
 #include "kernels/cuda/ordered.cuh"
@@ -28,11 +29,11 @@ struct SelectShared {
     uint64_t ranks[kSorted];
   };
   Amount scratch[kWarp];
-  Amount before;      // in higher buckets (or ranks) than the one found
-  Amount amount;      // in the one found
-  uint64_t rank;      // found
-  uint32_t count;     // tokens in the bucket found
-  int32_t bucket;     // found
+  Amount before;   // in higher buckets (or ranks) than the one found
+  Amount amount;   // in the one found
+  uint64_t rank;   // found
+  uint32_t count;  // tokens in the bucket found
+  int32_t bucket;  // found
   uint32_t num_ranks;
 };
 
@@ -40,8 +41,8 @@ struct SelectShared {
 struct SampleState {
   const float* logits;
   int32_t vocab;
-  float max;           // its largest logit
-  float spread;        // max - smallest finite logit
+  float max;     // its largest logit
+  float spread;  // max - smallest finite logit
   float temperature, min_p;
   uint64_t floor = 0;  // tokens of lower rank are out: what top-k and top-p have cut so far
 
@@ -83,8 +84,8 @@ __device__ __forceinline__ void sort_ranks(uint64_t* ranks) {
   }
 }
 
-// The ranks for which accept(rank), at most kSorted of them, into shared.ranks, sorted; zeros behind.
-// The order in which threads find places does not show after the sort.
+// The ranks for which accept(rank), at most kSorted of them, into shared.ranks, sorted; zeros
+// behind. The order in which threads find places does not show after the sort.
 template <typename Accept>
 __device__ __forceinline__ void collect_ranks(const SampleState& row, SelectShared& shared,
                                               const Accept& accept) {
@@ -99,18 +100,19 @@ __device__ __forceinline__ void collect_ranks(const SampleState& row, SelectShar
   sort_ranks(shared.ranks);
 }
 
-// Level 0 divides evenly by distance from the largest logit, which spreads any model's logits over the
-// buckets (by the bits of the floats, nearly all would meet in a few, and their atomics with them). The
-// further levels, for buckets of more than kSorted tokens, go by the bits of the rank: 11 + 11 + 10 of
-// the value, 11 + 10 of the id (of 2^21 at most), so that after the last a bucket is one token.
+// Level 0 divides evenly by distance from the largest logit, which spreads any model's logits over
+// the buckets (by the bits of the floats, nearly all would meet in a few, and their atomics with
+// them). The further levels, for buckets of more than kSorted tokens, go by the bits of the rank:
+// 11 + 11 + 10 of the value, 11 + 10 of the id (of 2^21 at most), so that after the last a bucket
+// is one token.
 constexpr int kRankLevels = 5;
 __device__ __forceinline__ int shift_of_level(int level) {
   return level == 1 ? 53 : level == 2 ? 42 : level == 3 ? 32 : level == 4 ? 10 : 0;
 }
 
-// The shortest prefix of the tokens at or above row.floor that holds wanted(the amount of all of them),
-// which is between 1 and that. measure(logit) gives a token's amount. `span`: tokens that far below the
-// largest logit may share the last bucket.
+// The shortest prefix of the tokens at or above row.floor that holds wanted(the amount of all of
+// them), which is between 1 and that. measure(logit) gives a token's amount. `span`: tokens that
+// far below the largest logit may share the last bucket.
 template <typename Measure, typename Wanted>
 __device__ __forceinline__ Prefix select_prefix(const SampleState& row, SelectShared& shared,
                                                 float span, const Measure& measure,
@@ -121,8 +123,8 @@ __device__ __forceinline__ Prefix select_prefix(const SampleState& row, SelectSh
   };
   Amount left = 0;  // wanted of what has not been passed
   int32_t first = 0;
-  // The rank's bits that the levels so far have settled. Those of the id that no level looks at are ones,
-  // as ids are below 2^21 and ranks hold them inverted.
+  // The rank's bits that the levels so far have settled. Those of the id that no level looks at are
+  // ones, as ids are below 2^21 and ranks hold them inverted.
   uint64_t pattern = ~uint64_t{0};
   Amount passed = 0;
   // Tokens in the buckets chosen at levels below `level`.
@@ -143,9 +145,9 @@ __device__ __forceinline__ Prefix select_prefix(const SampleState& row, SelectSh
       const Amount amount = measure(logit);
       if (amount == 0) return;
       const int32_t bucket =
-          level == 0 ? first_bucket(logit)
-                     : kBuckets - 1 -
-                           static_cast<int32_t>(rank >> shift_of_level(level) & (kBuckets - 1));
+          level == 0
+              ? first_bucket(logit)
+              : kBuckets - 1 - static_cast<int32_t>(rank >> shift_of_level(level) & (kBuckets - 1));
       atomicAdd(&shared.histogram.amount[bucket], amount);
       atomicAdd(&shared.histogram.count[bucket], 1u);
     });

@@ -5,8 +5,9 @@
 
 namespace shoal::gpu {
 
-// The sum of the values of all lower threads; `total` is that of all. `scratch` is shared memory of 32
-// elements; the block must have a multiple of 32 threads in x only, all of which call. For integers.
+// The sum of the values of all lower threads; `total` is that of all. `scratch` is shared memory of
+// 32 elements; the block must have a multiple of 32 threads in x only, all of which call. For
+// integers.
 template <typename T>
 __device__ __forceinline__ T exclusive_scan(T value, T* scratch, T& total) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;

@@ -1,5 +1,5 @@
-// What stands between the router's logits and the model's output on the device: route, sort_by_expert,
-// combine, and all of them in one captured graph.
+// What stands between the router's logits and the model's output on the device: route,
+// sort_by_expert, combine, and all of them in one captured graph.
 #include <cmath>
 #include <cstring>
 
@@ -40,7 +40,8 @@ Sorted sorted_by_expert(const std::vector<int32_t>& ids, int64_t top_k, int32_t 
   result.slot.assign(ids.size(), -1);
   std::vector<std::vector<int32_t>> pairs(experts);
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] >= first && ids[i] < first + experts) pairs[ids[i] - first].push_back(i);
+    if (ids[i] >= 0 && ids[i] >= first && ids[i] < first + experts)
+      pairs[ids[i] - first].push_back(i);
   }
   for (const auto& of_expert : pairs) {
     result.offsets.push_back(static_cast<int32_t>(result.source.size()));
@@ -186,8 +187,8 @@ TEST_CASE("cuda route: among equals the lower expert wins", "[cuda][router]") {
     };
     CHECK(routed({RouterKind::kGreedySoftmax, 5, 1, 1, false, 1}) ==
           std::vector<int32_t>{1, 2, 4, 7, 0});
-    // Groups {1,3} {3,0} {3,1} {1,3}: all have the best member 3, the first two stay. Then the masked
-    // experts, all -infinity, follow in the order of their indices.
+    // Groups {1,3} {3,0} {3,1} {1,3}: all have the best member 3, the first two stay. Then the
+    // masked experts, all -infinity, follow in the order of their indices.
     CHECK(routed({RouterKind::kGroupLimitedSoftmax, 5, 4, 2, false, 1}) ==
           std::vector<int32_t>{1, 2, 0, 3, 4});
     // Ties across all lanes and steps of a warp.

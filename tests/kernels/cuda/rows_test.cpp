@@ -1,6 +1,7 @@
 // Verbs that work row by row on the device: embedding, copy, norms, add, silu_mul, rope, the cache,
 // gather_rows, and the FP8 quantiser. Rows lie with and without gaps between them, so that both the
-// vector and the element-wise accesses run; the gaps hold NaN going in and must still hold it coming out.
+// vector and the element-wise accesses run; the gaps hold NaN going in and must still hold it
+// coming out.
 #include <cmath>
 #include <cstring>
 
@@ -100,8 +101,8 @@ TEST_CASE("cuda rms_norm against the reference, in place too", "[cuda][rows]") {
         for (const int64_t rows : kRows) {
           for (const int64_t dim : {1, 7, 16, 200, 1000}) {
             for (const int64_t gap : kGaps) {
-              INFO(dtype_name(from) << " to " << dtype_name(to) << " [" << rows << ", " << dim
-                                    << "] gap " << gap);
+              INFO(dtype_name(from)
+                   << " to " << dtype_name(to) << " [" << rows << ", " << dim << "] gap " << gap);
               const HostTensor x = random_rows(random, from, rows, dim, gap);
               const HostTensor weight = random.tensor(DType::kF32, {dim});
               const Expected expected = stored_as(rms_norm(x, weight, 1e-6f), to);
@@ -190,7 +191,8 @@ TEST_CASE("cuda add and copy are exact, and convert", "[cuda][rows]") {
             }
           }
         }
-        // Heads of a wider row, both ways, at offsets that vectors cannot use and at one that they can.
+        // Heads of a wider row, both ways, at offsets that vectors cannot use and at one that they
+        // can.
         for (const auto& [begin, end] : std::vector<std::pair<int, int>>{{5, 18}, {8, 24}}) {
           const int64_t width = end - begin;
           const HostTensor wide = random.tensor(from, {4, 3, 24});
@@ -273,7 +275,8 @@ TEST_CASE("cuda rope: both pairings, in place on part of a wider head", "[cuda][
                             OnDevice(table), interleaved);
             const HostTensor result = device.host();
             CHECK(first_violation(result.view().slice(2, first, first + d), expected) == "");
-            CHECK(values(result.view().slice(2, 0, first)) == values(heads.view().slice(2, 0, first)));
+            CHECK(values(result.view().slice(2, 0, first)) ==
+                  values(heads.view().slice(2, 0, first)));
             CHECK(values(result.view().slice(2, first + d, d + 16)) ==
                   values(heads.view().slice(2, first + d, d + 16)));
           }
@@ -292,8 +295,8 @@ TEST_CASE("cuda write_cache and gather_cache: all types, part columns, permuted 
     Random random(8);
     for (const DType type : kActivations) {
       for (const DType cached : kActivations) {
-        for (const auto& [dim, first] : std::vector<std::pair<int64_t, int64_t>>{
-                 {1, 9}, {7, 9}, {16, 8}, {48, 0}, {65, 9}}) {
+        for (const auto& [dim, first] :
+             std::vector<std::pair<int64_t, int64_t>>{{1, 9}, {7, 9}, {16, 8}, {48, 0}, {65, 9}}) {
           const int32_t page_size = 4;
           const int64_t width = dim + first;
           const HostTensor cache = random.tensor(cached, {8 * page_size, width});
@@ -423,9 +426,11 @@ TEST_CASE("cuda quantize_1x128: values, scales by token, padding", "[cuda][rows]
               const double v = t < tokens ? value_at(x, t * x.view().stride[0] + i) : 0.0;
               const double code = value_at(q_host, t * dim + i);
               largest = std::max(largest, std::fabs(v));
-              // e4m3 has 4 bits of significance: half a unit is 2^-4 of the value; below its smallest
-              // normal 2^-6, half of 2^-9. The division by the scale adds float32's roundings.
-              const double bound = scale * std::max(std::fabs(v / scale) * 0x1p-4, 0x1p-10) * 1.0001;
+              // e4m3 has 4 bits of significance: half a unit is 2^-4 of the value; below its
+              // smallest normal 2^-6, half of 2^-9. The division by the scale adds float32's
+              // roundings.
+              const double bound =
+                  scale * std::max(std::fabs(v / scale) * 0x1p-4, 0x1p-10) * 1.0001;
               bad += !(std::fabs(code * scale - v) <= bound) || !(std::fabs(code) <= 448);
             }
             const double exact = t < tokens ? std::max(largest, 0x1p-100) / 448 : 1.0;

@@ -55,8 +55,7 @@ struct DeviceRow {
 
 HostTensor as_rows(const std::vector<Case>& cases, int64_t gap = 0) {
   const auto vocab = static_cast<int64_t>(cases[0].logits.size());
-  HostTensor t =
-      HostTensor::strided(DType::kF32, static_cast<int64_t>(cases.size()), vocab, gap);
+  HostTensor t = HostTensor::strided(DType::kF32, static_cast<int64_t>(cases.size()), vocab, gap);
   for (size_t r = 0; r < cases.size(); ++r) {
     std::ranges::copy(cases[r].logits, t.view().row<float>(static_cast<int64_t>(r)));
   }
