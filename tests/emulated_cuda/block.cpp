@@ -111,7 +111,7 @@ class Runner {
   void yield();
   [[noreturn]] void fail(cudaError_t error, const std::string& what);
   void fiber_loop(Fiber& self);
-  [[noreturn]] void end_after_signal(const std::string& what);
+  [[noreturn, maybe_unused]] void end_after_signal(const std::string& what);
   std::byte* landing_stack() const { return signal_stacks_ + 2 * kSignalStack; }
 
  private:
