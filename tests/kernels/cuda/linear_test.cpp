@@ -19,7 +19,8 @@ Expected product(const Tensor& x, const Weight& w, const Tensor& bias, DType out
   Expected expected = linear(x, w, bias);
   const int parts = w.data.dtype == DType::kF32 ? 3 : (w.data.dtype == DType::kF16 ? 2 : 1);
   const double additions = 2.0 * parts * static_cast<double>(w.k()) + 16;
-  for (double& bound : expected.bound) bound *= additions / chain(w.k());
+  const double more = additions / chain(w.k());
+  for (double& bound : expected.bound) bound *= more;
   return stored_as(std::move(expected), out);
 }
 
