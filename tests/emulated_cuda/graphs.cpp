@@ -212,11 +212,15 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle) 
   for (const CUgraph_st::Call& call : exec->graph.calls) {
     CUstream_st& lane =
         call.lane == 0 ? *stream : *exec->streams[static_cast<size_t>(call.lane) - 1];
+    if (call.kind == CUgraph_st::Call::kWork) {  // has no event
+      lane.push(call.work);
+      continue;
+    }
     auto& event = events[static_cast<size_t>(call.event)];
-    switch (call.kind) {
-      case CUgraph_st::Call::kWork: lane.push(call.work); break;
-      case CUgraph_st::Call::kRecord: event = lane.record(); break;
-      case CUgraph_st::Call::kWait: lane.push([event] { event->wait(); }, true); break;
+    if (call.kind == CUgraph_st::Call::kRecord) {
+      event = lane.record();
+    } else {
+      lane.push([event] { event->wait(); }, true);
     }
   }
   return cudaSuccess;
