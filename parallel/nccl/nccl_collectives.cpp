@@ -98,15 +98,16 @@ NcclCollectives::~NcclCollectives() {
   device_.remove_observer(this);
   if (std::uncaught_exceptions() != exceptions_at_start_) comm_.abort();  // others may never come
   if (!peer_) return;
-  // Nobody may free memory that another rank's kernel still reads: one more sum over all, and all kernels
-  // before it have ended everywhere.
+  // Nobody may free memory that another rank's kernel still reads: one more sum over all, and all
+  // kernels before it have ended everywhere.
   try {
     device_.zero(counts_.data(), counts_.bytes());
     all_reduce_by_nccl(Tensor(counts_.data(), DType::kI32, {1}));
     device_.synchronize();
     watchdog_.check();
   } catch (const DeviceFault&) {
-    static_cast<void>(peer_.release());  // left to the end of the process, which a fault brings anyway
+    static_cast<void>(
+        peer_.release());  // left to the end of the process, which a fault brings anyway
   }
 }
 
@@ -133,9 +134,9 @@ void NcclCollectives::count_all_reduce(const Tensor& x, bool one_round) {
 
 void NcclCollectives::all_reduce_by_nccl(const Tensor& x) {
   run("all_reduce_sum", x.num_bytes(), [&](ncclComm_t comm) {
-    check_nccl(ncclAllReduce(x.data, x.data, x.num_elements(), summable(x.dtype), ncclSum, comm,
-                             stream()),
-               "ncclAllReduce");
+    check_nccl(
+        ncclAllReduce(x.data, x.data, x.num_elements(), summable(x.dtype), ncclSum, comm, stream()),
+        "ncclAllReduce");
   });
 }
 
@@ -218,9 +219,9 @@ void NcclCollectives::reduce_scatter_rows(const Tensor& x, std::span<const int64
     }
     for (int r = 0; r < size(); ++r) {
       if (rows[r] == 0) continue;
-      check_nccl(ncclReduce(pieces[r], out.data, rows[r] * row_elements, type, ncclSum, r, comm,
-                            stream()),
-                 "ncclReduce");
+      check_nccl(
+          ncclReduce(pieces[r], out.data, rows[r] * row_elements, type, ncclSum, r, comm, stream()),
+          "ncclReduce");
     }
   });
   bytes_sent_ += x.num_bytes() - out.num_bytes();

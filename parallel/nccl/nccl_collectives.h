@@ -1,17 +1,19 @@
-// Data plane of GPU ranks over NCCL: everything is put on the device's stream and may be recorded in a
-// graph, but for all_to_all_counts, whose result the host reads.
+// Data plane of GPU ranks over NCCL: everything is put on the device's stream and may be recorded
+// in a graph, but for all_to_all_counts, whose result the host reads.
 //
-// Sums: NCCL adds in an order of its own, not in rank order as collectives.h says of other back ends;
-// all ranks hold the same bits of an all-reduce all the same, and a run on the same GPUs repeats. BF16
-// is rounded at each addition. Small all-reduces may take the way of PeerAllReduce, which adds in rank
-// order and in F32.
+// Sums: NCCL adds in an order of its own, not in rank order as collectives.h says of other back
+// ends; all ranks hold the same bits of an all-reduce all the same, and a run on the same GPUs
+// repeats. BF16 is rounded at each addition. Small all-reduces may take the way of PeerAllReduce,
+// which adds in rank order and in F32.
 //
-// Failures: a call, or the next wait for the device, throws a DeviceFault that names rank, step, layer,
-// collective, bytes and seconds when another rank is late or gone (watchdog.h). No call waits for longer
-// than the time limit. After a fault every call throws it again; the process has to be restarted.
+// Failures: a call, or the next wait for the device, throws a DeviceFault that names rank, step,
+// layer, collective, bytes and seconds when another rank is late or gone (watchdog.h). No call
+// waits for longer than the time limit. After a fault every call throws it again; the process has
+// to be restarted.
 //
-// Bytes sent are counted as in docs/parallelism.md: (N-1) B for an all-reduce in one round (PeerAllReduce
-// up to its one-shot size), else two rounds' worth, of slices in units of 16 elements.
+// Bytes sent are counted as in docs/parallelism.md: (N-1) B for an all-reduce in one round
+// (PeerAllReduce up to its one-shot size), else two rounds' worth, of slices in units of 16
+// elements.
 #pragma once
 
 #include <atomic>
@@ -27,30 +29,31 @@
 namespace shoal {
 
 struct NcclOptions {
-  // Longest wait for another rank. Far above the time of any collective (a long prefill takes seconds, and
-  // its ranks stay in step), far below the patience of a client.
+  // Longest wait for another rank. Far above the time of any collective (a long prefill takes
+  // seconds, and its ranks stay in step), far below the patience of a client.
   std::chrono::milliseconds time_limit = std::chrono::seconds(30);
   // Whether small all-reduces may go through peer memory, where the GPUs can reach each other's.
   bool peer_memory = true;
   // Largest of them. Twice this and some KB of GPU memory.
   size_t peer_buffer_bytes = size_t{8} << 20;
-  // Whether NCCL gets those where it was measured to be faster; else peer memory takes all that fit.
+  // Whether NCCL gets those where it was measured to be faster; else peer memory takes all that
+  // fit.
   bool measure = true;
 };
 
 class NcclCollectives final : public Collectives, private StreamObserver {
  public:
-  // Collective, over all ranks of `control`, which is not used after that but for its abort(). Throws as
-  // NcclComm's constructor does. Device and control group must outlive it; graphs that hold its
-  // collectives must end before it.
+  // Collective, over all ranks of `control`, which is not used after that but for its abort().
+  // Throws as NcclComm's constructor does. Device and control group must outlive it; graphs that
+  // hold its collectives must end before it.
   NcclCollectives(CudaDevice& device, ProcessGroup& control, NcclOptions options = {});
   ~NcclCollectives() override;
 
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }
   void all_reduce_sum(const Tensor& x) override;  // F32 | BF16 | I32
-  // all_reduce_sum(x) and Ops::add_rms_norm(x, residual, weight, eps, out) in one kernel, if x is small
-  // enough for that (false: nothing was done, on all ranks alike). x is read only.
+  // all_reduce_sum(x) and Ops::add_rms_norm(x, residual, weight, eps, out) in one kernel, if x is
+  // small enough for that (false: nothing was done, on all ranks alike). x is read only.
   bool all_reduce_add_rms_norm(const Tensor& x,         // [T, hidden]
                                const Tensor& residual,  // [T, hidden]
                                const Tensor& weight,    // [hidden] F32
@@ -69,7 +72,8 @@ class NcclCollectives final : public Collectives, private StreamObserver {
                            const Tensor& out) override;
 
   Watchdog& watchdog() { return watchdog_; }
-  // Small all-reduces through peer memory; null when there are none (one rank, no access, not wanted).
+  // Small all-reduces through peer memory; null when there are none (one rank, no access, not
+  // wanted).
   PeerAllReduce* peer() { return peer_.get(); }
 
  private:
@@ -87,8 +91,8 @@ class NcclCollectives final : public Collectives, private StreamObserver {
   NcclComm comm_;
   std::unique_ptr<PeerAllReduce> peer_;
   std::atomic<PeerAllReduce*> peer_to_abort_{nullptr};  // peer_, for the watchdog's thread
-  Watchdog watchdog_;  // ends before what its thread uses
-  Buffer counts_;      // [1 + N, N] I64: own counts, then everybody's
+  Watchdog watchdog_;                                   // ends before what its thread uses
+  Buffer counts_;  // [1 + N, N] I64: own counts, then everybody's
 };
 
 }  // namespace shoal

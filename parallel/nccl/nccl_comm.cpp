@@ -73,10 +73,10 @@ void require_compatible(const std::vector<Card>& cards) {
   for (size_t r = 1; r < cards.size(); ++r) {
     for (size_t s = 0; s < r; ++s) {
       if (same_gpu(cards[r], cards[s])) {
-        throw_invalid("ranks {} and {} were given the same GPU ({:04x}:{:02x}:{:02x} of {}): every rank "
-                      "needs one of its own",
-                      s, r, cards[s].pci_domain, cards[s].pci_bus, cards[s].pci_device,
-                      cards[s].host);
+        throw_invalid(
+            "ranks {} and {} were given the same GPU ({:04x}:{:02x}:{:02x} of {}): every rank "
+            "needs one of its own",
+            s, r, cards[s].pci_domain, cards[s].pci_bus, cards[s].pci_device, cards[s].host);
       }
     }
   }
@@ -130,9 +130,10 @@ void NcclComm::join(CudaDevice& device, ProcessGroup& control) {
   result = ncclCommInitRankConfig(&comm_, size_, id, rank_, &config);
   if (comm_ == nullptr) check_nccl(result, "ncclCommInitRankConfig");
   if (!settle(result)) {
-    throw DeviceFault(fmt::format("rank {} of {} waited {} s for the others to join the NCCL "
-                                  "communicator",
-                                  rank_, size_, time_limit_.count() / 1000.0));
+    throw DeviceFault(
+        fmt::format("rank {} of {} waited {} s for the others to join the NCCL "
+                    "communicator",
+                    rank_, size_, time_limit_.count() / 1000.0));
   }
   check_nccl(result, "ncclCommInitRankConfig");
 }
@@ -172,7 +173,8 @@ void NcclComm::issue(const std::function<void(ncclComm_t)>& calls) {
     check_nccl(result, "ncclGroupEnd");
   }
   if (!settle(result)) {
-    throw DeviceFault(fmt::format("NCCL did not start it within {} s", time_limit_.count() / 1000.0));
+    throw DeviceFault(
+        fmt::format("NCCL did not start it within {} s", time_limit_.count() / 1000.0));
   }
   check_nccl(result, "ncclCommGetAsyncError");
 }

@@ -131,8 +131,8 @@ bool PeerAllReduce::connect(ProcessGroup& control) {
       const cudaError_t error =
           cudaIpcOpenMemHandle(&memory, offers[r].handle, cudaIpcMemLazyEnablePeerAccess);
       if (error != cudaSuccess) {
-        obstacle = fmt::format("no access to the memory of rank {} ({})", r,
-                               cudaGetErrorString(error));
+        obstacle =
+            fmt::format("no access to the memory of rank {} ({})", r, cudaGetErrorString(error));
         break;
       }
       opened_.push_back(memory);
@@ -165,8 +165,9 @@ bool PeerAllReduce::works(ProcessGroup& control) {
     }
   }
   if (!right || expired()) {
-    spdlog::warn("all-reduce: NCCL alone: rank {}: memory of other GPUs is reachable, but wrong or late",
-                 control.rank());
+    spdlog::warn(
+        "all-reduce: NCCL alone: rank {}: memory of other GPUs is reachable, but wrong or late",
+        control.rank());
   }
   return control.min(right && !expired() ? 1 : 0) == 1;
 }
@@ -250,8 +251,7 @@ void PeerAllReduce::add_rms_norm(const Tensor& x, const Tensor& residual, const 
   }
 }
 
-void PeerAllReduce::measure(ProcessGroup& control,
-                            const std::function<void(const Tensor&)>& nccl) {
+void PeerAllReduce::measure(ProcessGroup& control, const std::function<void(const Tensor&)>& nccl) {
   rows_.clear();
   table_.clear();
   const auto buffer_bytes = static_cast<int64_t>(memory_.buffer_bytes);
@@ -281,8 +281,8 @@ void PeerAllReduce::measure(ProcessGroup& control,
     }
     rows_.push_back(row);
     // Where NCCL has won twice it wins for all larger ones.
-    if (bytes == buffer_bytes || (row.way == Way::kNccl && rows_.size() >= 2 &&
-                                  rows_[rows_.size() - 2].way == Way::kNccl)) {
+    if (bytes == buffer_bytes ||
+        (row.way == Way::kNccl && rows_.size() >= 2 && rows_[rows_.size() - 2].way == Way::kNccl)) {
       break;
     }
   }

@@ -14,7 +14,7 @@ void launch_two_shot(const PeerMemory& memory, T* x, int64_t elements, cudaStrea
 
 template <typename T>
 struct PeerNormArguments {
-  const T* x;           // [T, hidden], rows x_stride apart; the others likewise
+  const T* x;  // [T, hidden], rows x_stride apart; the others likewise
   T* residual;
   const float* weight;  // [hidden]
   T* out;

@@ -22,10 +22,16 @@ std::string layer_name(int32_t layer) {
 }  // namespace
 
 Watchdog::Watchdog(CudaDevice& device, int rank, int size, std::chrono::milliseconds time_limit,
-                   Hooks hooks)
-    : device_(device), rank_(rank), size_(size), time_limit_(time_limit), hooks_(std::move(hooks)) {
+                   Hooks hooks, std::chrono::milliseconds grace)
+    : device_(device),
+      rank_(rank),
+      size_(size),
+      time_limit_(time_limit),
+      grace_(grace),
+      hooks_(std::move(hooks)) {
   void* word = nullptr;
-  SHOAL_CUDA_CHECK(cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable));
+  SHOAL_CUDA_CHECK(
+      cudaHostAlloc(&word, sizeof(uint32_t), cudaHostAllocMapped | cudaHostAllocPortable));
   progress_ = static_cast<uint32_t*>(word);
   *progress_ = 0;
   thread_ = std::thread([this] { watch(); });
@@ -63,7 +69,8 @@ void Watchdog::peer_lost(const std::string& what) {
   std::string reason = fmt::format("rank {} of {}: {}", rank_, size_, what);
   {
     const std::lock_guard lock(mutex_);
-    if (!entries_.empty()) reason += fmt::format("; under way here: {}", describe(entries_.front()));
+    if (!entries_.empty())
+      reason += fmt::format("; under way here: {}", describe(entries_.front()));
   }
   trip(reason);
 }
@@ -105,8 +112,8 @@ std::string Watchdog::look() {
   // What was issued early waits its turn: its own time begins when the one before it ended.
   const auto waited = Clock::now() - std::max(oldest.issued, free_since_);
   if (waited <= time_limit_) return "";
-  return fmt::format("{} has not ended after {:.1f} s: another rank is late or gone", describe(oldest),
-                     std::chrono::duration<double>(waited).count());
+  return fmt::format("{} has not ended after {:.1f} s: another rank is late or gone",
+                     describe(oldest), std::chrono::duration<double>(waited).count());
 }
 
 void Watchdog::watch() {
@@ -135,9 +142,10 @@ void Watchdog::watch() {
   }
   // The abort must have freed the stream; the owner then unwinds and ends this thread.
   const std::string fault = fault_;
-  const auto deadline = Clock::now() + kGrace;
+  const auto deadline = Clock::now() + grace_;
   while (!changed_.wait_for(lock, pause, [&] { return ending_; })) {
-    const bool freed = entries_.empty() || cudaEventQuery(entries_.back().ended) != cudaErrorNotReady;
+    const bool freed =
+        entries_.empty() || cudaEventQuery(entries_.back().ended) != cudaErrorNotReady;
     if (freed) {
       changed_.wait(lock, [&] { return ending_; });
       return;

@@ -1,19 +1,21 @@
-// Watchdog: notices a collective that does not end, because another rank died, hangs or is late, and
-// turns it into one DeviceFault that says which.
+// Watchdog: notices a collective that does not end, because another rank died, hangs or is late,
+// and turns it into one DeviceFault that says which.
 //
-// Whoever puts a collective (or a graph that holds some) on the device's stream does it inside a Scope:
-// what it is goes into a list, and an event behind it tells when it has ended. A thread looks at the
-// oldest one; it sleeps while there is none. When that one has had the stream for longer than the time
-// limit, when NCCL reports an error, or when peer_lost() is called, the watchdog runs `abort`, which
-// must free the stream without the other ranks' help. The owner's thread, which waits for the stream or
-// comes with its next collective, then gets the DeviceFault from check().
+// Whoever puts a collective (or a graph that holds some) on the device's stream does it inside a
+// Scope: what it is goes into a list, and an event behind it tells when it has ended. A thread
+// looks at the oldest one; it sleeps while there is none. When that one has had the stream for
+// longer than the time limit, when NCCL reports an error, or when peer_lost() is called, the
+// watchdog runs `abort`, which must free the stream without the other ranks' help. The owner's
+// thread, which waits for the stream or comes with its next collective, then gets the DeviceFault
+// from check().
 //
-// Of a recorded graph the host sees the whole only. So that a report can name the collective in it all the
-// same, each collective that is recorded writes a number of its own to a word of host memory when it
-// begins: by a kernel of one thread before it (2 us), or by its own kernel where that is ours.
+// Of a recorded graph the host sees the whole only. So that a report can name the collective in it
+// all the same, each collective that is recorded writes a number of its own to a word of host
+// memory when it begins: by a kernel of one thread before it (2 us), or by its own kernel where
+// that is ours.
 //
-// Should the stream not be free kGrace after the abort, `last_resort` is called, which ends the process:
-// there is no other way out of a driver call that does not return.
+// Should the stream not be free `grace` after the abort, `last_resort` is called, which ends the
+// process: there is no other way out of a driver call that does not return.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -40,16 +42,14 @@ struct Position {
 
 class Watchdog {
  public:
-  static constexpr std::chrono::seconds kGrace{20};
-
   struct Hooks {
-    std::function<ncclResult_t()> async_error;             // any thread
-    std::function<void()> abort;                           // any thread; called once
+    std::function<ncclResult_t()> async_error;            // any thread
+    std::function<void()> abort;                          // any thread; called once
     std::function<void(const std::string&)> last_resort;  // does not return
   };
 
   Watchdog(CudaDevice& device, int rank, int size, std::chrono::milliseconds time_limit,
-           Hooks hooks);
+           Hooks hooks, std::chrono::milliseconds grace = std::chrono::seconds(20));
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
 
@@ -63,8 +63,8 @@ class Watchdog {
   // Who writes a recorded collective's number.
   enum class Mark { kKernelBefore, kCollective };
 
-  // Notes what is put on the stream between its construction and its end: the collective `name`, or, after
-  // its launch, a graph.
+  // Notes what is put on the stream between its construction and its end: the collective `name`,
+  // or, after its launch, a graph.
   class Scope {
    public:
     Scope(Watchdog& watchdog, const char* name, int64_t bytes, Position position,
@@ -107,7 +107,7 @@ class Watchdog {
 
   CudaDevice& device_;
   const int rank_, size_;
-  const std::chrono::milliseconds time_limit_;
+  const std::chrono::milliseconds time_limit_, grace_;
   const Hooks hooks_;
   uint32_t* progress_ = nullptr;  // pinned host memory that the device writes
   int64_t next_number_ = 0;       // the owner's thread only
@@ -119,7 +119,7 @@ class Watchdog {
   std::vector<cudaEvent_t> spare_events_;
   std::vector<std::string> recorded_;  // collectives of all graphs, by number - 1
   Clock::time_point free_since_{};     // when the entry before the oldest ended
-  std::string fault_;               // "" while all is well
+  std::string fault_;                  // "" while all is well
   bool ending_ = false;
 
   std::thread thread_;

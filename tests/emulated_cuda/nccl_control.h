@@ -10,8 +10,8 @@ enum class NcclFault {
   kDie,    // SIGKILL: the process is gone, without a word to anybody
   kStall,  // alive, but takes no part any more, until the communicator is aborted
 };
-// The fault happens inside the n-th group of collectives that a stream of this process runs from now on
-// (0: the next), before any byte of it is sent.
+// The fault happens inside the n-th group of collectives that a stream of this process runs from
+// now on (0: the next), before any byte of it is sent.
 void inject_nccl_fault(NcclFault fault, int64_t n);
 
 // What ncclGetVersion answers; 0: that of the header.

@@ -20,9 +20,7 @@ T combine(T a, T b, ncclRedOp_t op) {
 BF16 combine(BF16 a, BF16 b, ncclRedOp_t op) {
   return to_bf16(combine(to_float(a), to_float(b), op));
 }
-F16 combine(F16 a, F16 b, ncclRedOp_t op) {
-  return to_f16(combine(to_float(a), to_float(b), op));
-}
+F16 combine(F16 a, F16 b, ncclRedOp_t op) { return to_f16(combine(to_float(a), to_float(b), op)); }
 
 template <typename T>
 void reduce(const std::vector<const std::byte*>& parts, size_t count, ncclRedOp_t op,

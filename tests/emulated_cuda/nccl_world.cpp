@@ -15,8 +15,8 @@
 namespace shoal::emulated {
 namespace {
 
-// Above the small messages of tests, below what makes 16 x 16 rings of it large; pages that nothing was
-// written to take no memory.
+// Above the small messages of tests, below what makes 16 x 16 rings of it large; pages that nothing
+// was written to take no memory.
 constexpr size_t kRingBytes = size_t{64} << 10;
 
 }  // namespace
@@ -153,7 +153,8 @@ bool NcclWorld::pull(const NcclTransfer& transfer, Cursor& cursor, std::string& 
     take(&message, sizeof(message));
     if (message != transfer.message) {
       mismatch = fmt::format(
-          "rank {} expects verb {} type {} of {} bytes from rank {}, which sent verb {} type {} of {}",
+          "rank {} expects verb {} type {} of {} bytes from rank {}, which sent verb {} type {} of "
+          "{}",
           rank_, transfer.message.verb, transfer.message.dtype, transfer.message.bytes,
           transfer.peer, message.verb, message.dtype, message.bytes);
       return false;
@@ -197,8 +198,8 @@ std::string NcclWorld::exchange(const std::vector<NcclTransfer>& sends,
     bool moved = false, complete = true;
     for (int peer = 0; peer < size_; ++peer) {
       moved |= advance(out[peer], [&](const NcclTransfer& t, Cursor& c) { return push(t, c); });
-      moved |= advance(in[peer],
-                       [&](const NcclTransfer& t, Cursor& c) { return pull(t, c, mismatch); });
+      moved |=
+          advance(in[peer], [&](const NcclTransfer& t, Cursor& c) { return pull(t, c, mismatch); });
       if (!mismatch.empty()) return mismatch;
       complete &= out[peer].done == out[peer].transfers.size() &&
                   in[peer].done == in[peer].transfers.size();

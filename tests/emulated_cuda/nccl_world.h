@@ -1,9 +1,10 @@
-// nccl_world.h: the shared memory between the ranks (processes or threads) of one communicator of the
-// NCCL stand-in. A file without a name (memfd), found through /proc by the id that ncclGetUniqueId gave:
-// the kernel frees it with the last process that has it, however that ends.
+// nccl_world.h: the shared memory between the ranks (processes or threads) of one communicator of
+// the NCCL stand-in. A file without a name (memfd), found through /proc by the id that
+// ncclGetUniqueId gave: the kernel frees it with the last process that has it, however that ends.
 //
-// Every ordered pair of ranks has a ring of bytes, in which messages follow each other, each behind a
-// header that says what it is. Nothing here notices that another rank is gone, exactly as between GPUs.
+// Every ordered pair of ranks has a ring of bytes, in which messages follow each other, each behind
+// a header that says what it is. Nothing here notices that another rank is gone, exactly as between
+// GPUs.
 #pragma once
 
 #include <atomic>
@@ -53,8 +54,8 @@ class NcclWorld {
   void finalize();  // this rank will send nothing more
   bool all_finalized() const;
 
-  // Carries out all transfers at once, those with one peer in their order. Returns "" at the end or when
-  // `aborted` turns true, else what a message was instead of the expected.
+  // Carries out all transfers at once, those with one peer in their order. Returns "" at the end or
+  // when `aborted` turns true, else what a message was instead of the expected.
   std::string exchange(const std::vector<NcclTransfer>& sends,
                        const std::vector<NcclTransfer>& recvs, const std::atomic<bool>& aborted);
 

@@ -1,9 +1,12 @@
-// Ranks that die or stall inside a collective, and machines that do not fit: every rank that is left ends
-// with one line that says what, where and when, and none hangs. On the emulated device only, whose NCCL
-// notices a dead rank as little as the real one.
+// Ranks that die or stall inside a collective, and machines that do not fit: every rank that is
+// left ends with one line that says what, where and when, and none hangs. On the emulated device
+// only, whose NCCL notices a dead rank as little as the real one.
+#include <unistd.h>
+
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <csignal>
-#include <unistd.h>
+#include <future>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "parallel/nccl/nccl_collectives.h"
@@ -29,7 +32,8 @@ std::string run_steps(ProcessGroup& group, Verb verb, NcclFault fault) {
                         .peer_memory = verb == Verb::kPeerMemory,
                         .peer_buffer_bytes = 16 << 10,
                         .measure = false});
-  const Buffer memory = device.allocate(kRanks * 1024 * 4), received = device.allocate(kRanks * 1024 * 4);
+  const Buffer memory = device.allocate(kRanks * 1024 * 4),
+               received = device.allocate(kRanks * 1024 * 4);
   device.zero(memory.data(), memory.bytes());
   const Tensor x(memory.data(), DType::kF32, {kRanks, 1024});
   const Tensor y(received.data(), DType::kF32, {kRanks, 1024});
@@ -71,7 +75,8 @@ std::string run_steps(ProcessGroup& group, Verb verb, NcclFault fault) {
   return "no fault seen";
 }
 
-void check_reports(const std::vector<RankResult>& results, NcclFault fault, const std::string& verb) {
+void check_reports(const std::vector<RankResult>& results, NcclFault fault,
+                   const std::string& verb) {
   for (int r = 0; r < kRanks; ++r) {
     CAPTURE(r, verb, results[r].report);
     CHECK(!results[r].hung);
@@ -79,7 +84,8 @@ void check_reports(const std::vector<RankResult>& results, NcclFault fault, cons
       CHECK(results[r].killed);
       continue;
     }
-    CHECK_THAT(results[r].report, Catch::StartsWith("threw: rank " + std::to_string(r) + " of 3: "));
+    CHECK_THAT(results[r].report,
+               Catch::StartsWith("threw: rank " + std::to_string(r) + " of 3: "));
     CHECK_THAT(results[r].report, Catch::Contains(verb) && Catch::Contains("step 2") &&
                                       Catch::Contains("layer 1") && Catch::Contains(" bytes ") &&
                                       Catch::Contains("another rank is late or gone"));
@@ -93,10 +99,10 @@ TEST_CASE("a rank dies or stalls inside a collective: the others say where") {
                                                 {Verb::kGraph, "a recorded graph"}};
   for (const auto& [verb, name] : verbs) {
     for (const NcclFault fault : {NcclFault::kDie, NcclFault::kStall}) {
-      check_reports(run_forked(kRanks, [&, verb = verb](ProcessGroup& group) {
-                      return run_steps(group, verb, fault);
-                    }),
-                    fault, name);
+      check_reports(
+          run_forked(kRanks, [&, verb = verb](
+                                 ProcessGroup& group) { return run_steps(group, verb, fault); }),
+          fault, name);
     }
   }
 }
@@ -134,6 +140,37 @@ TEST_CASE("after a fault every call throws it again") {
   });
   CHECK_THAT(results[0].report, Catch::StartsWith("rank 0 of 2: all_reduce_sum of 64 bytes"));
   CHECK(results[1].report == "did not come");
+}
+
+TEST_CASE("a GPU that does not react to the abort ends the process, saying so") {
+  const auto results = run_forked(2, [](ProcessGroup& group) -> std::string {
+    CudaDevice device(group.rank());
+    NcclComm comm(device, group, kLimit);
+    std::atomic<bool> aborted{false};
+    std::promise<std::string> last_words;
+    Watchdog watchdog(device, group.rank(), 2, std::chrono::milliseconds(50),
+                      {.async_error = [] { return ncclSuccess; },
+                       .abort = [&] { aborted = true; },
+                       .last_resort = [&](const std::string& why) { last_words.set_value(why); }},
+                      std::chrono::milliseconds(50));
+    const Buffer memory = device.allocate(64);
+    if (group.rank() == 0) {
+      Watchdog::Scope scope(watchdog, "all_reduce_sum", 64, {.step = 7, .layer = 3});
+      comm.issue([&](ncclComm_t nccl) {
+        check_nccl(ncclAllReduce(memory.data(), memory.data(), 16, ncclFloat32, ncclSum, nccl,
+                                 device.stream()),
+                   "ncclAllReduce");
+      });
+    }
+    std::string words = group.rank() == 0 ? last_words.get_future().get() : "";
+    if (group.rank() == 0 && !aborted) words = "not aborted";
+    comm.abort();  // so that this test can end
+    return words;
+  });
+  CHECK_THAT(results[0].report,
+             Catch::StartsWith(
+                 "rank 0 of 2: all_reduce_sum of 64 bytes (collective 0, step 7, layer 3)") &&
+                 Catch::EndsWith("the GPU does not react to the abort"));
 }
 
 TEST_CASE("the control plane reports a lost peer: no waiting for the time limit") {
@@ -247,18 +284,19 @@ TEST_CASE("a rank that dies while the others join") {
 }
 
 TEST_CASE("a rank that sends what is no card: one line on all ranks") {
-  CHECK_THAT(common_report([](ProcessGroup& group) -> std::string {
-               if (group.rank() == kVictim) {
-                 std::vector<std::byte> message(7);
-                 group.gather(message);
-                 group.broadcast(message);
-                 throw InvalidInput("the ranks run different versions of Shoal: install one on all nodes");
-               }
-               CudaDevice device(group.rank());
-               NcclCollectives comm(device, group, {.time_limit = kLimit});
-               return "accepted";
-             }),
-             Catch::Contains("different versions of Shoal"));
+  CHECK_THAT(
+      common_report([](ProcessGroup& group) -> std::string {
+        if (group.rank() == kVictim) {
+          std::vector<std::byte> message(7);
+          group.gather(message);
+          group.broadcast(message);
+          throw InvalidInput("the ranks run different versions of Shoal: install one on all nodes");
+        }
+        CudaDevice device(group.rank());
+        NcclCollectives comm(device, group, {.time_limit = kLimit});
+        return "accepted";
+      }),
+      Catch::Contains("different versions of Shoal"));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What NCCL's collectives do beyond the table of collectives_test.cpp: bfloat16, recorded graphs, and the
-// all-reduces over peer memory, whose sums are those of rank order in every bit.
+// What NCCL's collectives do beyond the table of collectives_test.cpp: bfloat16, recorded graphs,
+// and the all-reduces over peer memory, whose sums are those of rank order in every bit.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
@@ -20,12 +20,11 @@ CudaDevice& cuda() { return dynamic_cast<CudaDevice&>(*world().device); }
 
 // Over the same ranks, with all that fit going through peer memory.
 std::unique_ptr<NcclCollectives> make_peer_comm(bool measure = false) {
-  return std::make_unique<NcclCollectives>(
-      cuda(), *world().group,
-      NcclOptions{.time_limit = std::chrono::seconds(30),
-                  .peer_memory = true,
-                  .peer_buffer_bytes = kBuffer,
-                  .measure = measure});
+  return std::make_unique<NcclCollectives>(cuda(), *world().group,
+                                           NcclOptions{.time_limit = std::chrono::seconds(30),
+                                                       .peer_memory = true,
+                                                       .peer_buffer_bytes = kBuffer,
+                                                       .measure = measure});
 }
 
 template <typename T>
@@ -68,8 +67,9 @@ template <typename T>
 void check_shots(PeerAllReduce& peer) {
   const int64_t most = kBuffer / sizeof(T);
   uint64_t seed = 1;
-  for (const int64_t count : {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{8}, int64_t{9}, int64_t{100},
-                              int64_t{1000}, int64_t{4096}, int64_t{5001}, most - 1, most}) {
+  for (const int64_t count :
+       {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{8}, int64_t{9}, int64_t{100}, int64_t{1000},
+        int64_t{4096}, int64_t{5001}, most - 1, most}) {
     for (const bool two : {false, true}) {
       CAPTURE(count, two, sizeof(T));
       const OnDevice<T> x(values_of<T>(world().rank(), count, ++seed), {count});
@@ -144,10 +144,10 @@ void check_fused(NcclCollectives& comm, int64_t rows, int64_t hidden) {
     const double factor = 1 / std::sqrt(squares / static_cast<double>(hidden) + kEps);
     for (int64_t i = 0; i < hidden; ++i) {
       const double expected = as_float(sums[r * hidden + i]) * factor * weight[i];
-      // The sum of squares adds hidden positive terms: relative (hidden + 4) 2^-24 at most, half of it
-      // after the root; a few roundings more, and that of storage.
-      const double relative = static_cast<double>(hidden + 16) * 0x1p-24 +
-                              (std::is_same_v<T, BF16> ? 0x1p-8 : 0);
+      // The sum of squares adds hidden positive terms: relative (hidden + 4) 2^-24 at most, half of
+      // it after the root; a few roundings more, and that of storage.
+      const double relative =
+          static_cast<double>(hidden + 16) * 0x1p-24 + (std::is_same_v<T, BF16> ? 0x1p-8 : 0);
       REQUIRE(std::abs(as_float(normed[r * hidden + i]) - expected) <=
               std::abs(expected) * relative + 1e-30);
     }
@@ -164,8 +164,8 @@ TEST_CASE("peer memory: all-reduce, residual and norm in one kernel") {
     CHECK(!comm->all_reduce_add_rms_norm(x, x, w, 1e-6f, x));
     return;
   }
-  for (const auto& [rows, hidden] : {std::pair<int64_t, int64_t>{1, 8}, {3, 64}, {1, 5}, {2, 77},
-                                     {70, 16}, {2, 4096}}) {
+  for (const auto& [rows, hidden] :
+       {std::pair<int64_t, int64_t>{1, 8}, {3, 64}, {1, 5}, {2, 77}, {70, 16}, {2, 4096}}) {
     check_fused<float>(*comm, rows, hidden);
     check_fused<BF16>(*comm, rows, hidden);
   }
@@ -185,8 +185,8 @@ TEST_CASE("peer memory: a recorded graph meets again at every launch") {
     comm->all_reduce_sum(x);
     comm->at_layer(1);
     comm->peer()->two_shot(y);
-    comm->all_reduce_add_rms_norm(y.tensor().slice(0, 0, 2 * count).reshape({2, count}), rest, w, 1e-6f,
-                                  out);
+    comm->all_reduce_add_rms_norm(y.tensor().slice(0, 0, 2 * count).reshape({2, count}), rest, w,
+                                  1e-6f, out);
   });
   for (int launch = 0; launch < 4; ++launch) {
     const auto own_x = values_of<float>(world().rank(), count, launch);
@@ -206,8 +206,8 @@ TEST_CASE("peer memory: the crossover is measured, and all ranks choose alike") 
   const auto comm = make_peer_comm(true);
   if (world().size() == 1) return;
   REQUIRE(comm->peer() != nullptr);
-  CHECK_THAT(comm->peer()->table(), Catch::Contains("16 KiB: one-shot") && Catch::Contains("two-shot") &&
-                                        Catch::Contains("NCCL"));
+  CHECK_THAT(comm->peer()->table(), Catch::Contains("16 KiB: one-shot") &&
+                                        Catch::Contains("two-shot") && Catch::Contains("NCCL"));
   for (int64_t bytes = 4; bytes <= 4 * kBuffer; bytes *= 2) {
     const auto way = static_cast<int64_t>(comm->peer()->way_for(bytes));
     CHECK(world().group->min(way) == way);
@@ -290,7 +290,8 @@ TEST_CASE("NCCL: all verbs but the counts may be recorded") {
   std::vector<int64_t> uneven(size, 1);
   uneven[0] = 2;
   const OnDevice<float> x({2 * size, 4}), swapped({2 * size, 4}), part({2, 4}), all({2 * size, 4});
-  const OnDevice<float> rows({uneven[rank], 4}), gathered({size + 1, 4}), sum({4}), logits({8 * size});
+  const OnDevice<float> rows({uneven[rank], 4}), gathered({size + 1, 4}), sum({4}),
+      logits({8 * size});
   const auto graph = world().device->capture([&] {
     world().comm->all_to_all_rows(x, twos, swapped, twos);
     world().comm->reduce_scatter_rows(swapped, twos, part);
