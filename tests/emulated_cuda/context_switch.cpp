@@ -15,7 +15,7 @@
 #include <sanitizer/tsan_interface.h>
 #endif
 
-#ifdef __x86_64__
+#ifdef SHOAL_EMULATED_ASSEMBLY
 // Saves what the ABI makes the callee's: six registers, the SSE control word and the x87 one. Two orders
 // of magnitude faster than swapcontext(), which makes two system calls.
 extern "C" void shoal_switch_stack(void** save, void* load);
@@ -108,7 +108,7 @@ void Fiber::prepare(void (*start)()) {
   if (tsan != nullptr) __tsan_destroy_fiber(tsan);
   tsan = __tsan_create_fiber(0);
 #endif
-#ifdef __x86_64__
+#ifdef SHOAL_EMULATED_ASSEMBLY
   // As shoal_switch_stack leaves it: control words, six registers, the address that `ret` goes to, which
   // lies at a multiple of 16 as the ABI wants of a call, and a null return address of the entry itself.
   auto* frame = reinterpret_cast<uint64_t*>(top) - 10;
@@ -136,7 +136,7 @@ void Fiber::switch_to(Fiber& next) {
 #ifdef SHOAL_EMULATED_TSAN
   __tsan_switch_to_fiber(next.tsan, __tsan_switch_to_fiber_no_sync);
 #endif
-#ifdef __x86_64__
+#ifdef SHOAL_EMULATED_ASSEMBLY
   shoal_switch_stack(&stack_pointer, next.stack_pointer);
 #else
   swapcontext(&context, &next.context);

@@ -4,7 +4,10 @@
 
 #include <cstddef>
 
-#ifndef __x86_64__
+// Define SHOAL_EMULATED_UCONTEXT to try what other processors get.
+#if defined(__x86_64__) && !defined(SHOAL_EMULATED_UCONTEXT)
+#define SHOAL_EMULATED_ASSEMBLY 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -37,7 +40,7 @@ struct Fiber {
   size_t stack_bytes = 0;
   std::byte* top = nullptr;
   void (*entry)() = nullptr;
-#ifdef __x86_64__
+#ifdef SHOAL_EMULATED_ASSEMBLY
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;

@@ -53,12 +53,6 @@ TEST_CASE("emulated: shared memory behind a barrier") {
   });
 }
 
-// The thread sanitizer's build expects its report here (CMakeLists.txt).
-#ifdef __SANITIZE_THREAD__
-#define SHOAL_RACE "[.race]"
-#else
-#define SHOAL_RACE "[race]"
-#endif
 TEST_CASE("emulated: without the barrier no order of threads is right", SHOAL_RACE) {
   const std::vector<float> values = random_values<float>(2 * 64, 1);
   std::vector<float> expected(values.size());

@@ -87,10 +87,12 @@ size_t memory_limit() {
 int current_device() { return this_device; }
 
 Device& device(int index) {
-  static std::vector<Device>& all = *new std::vector<Device>(static_cast<size_t>(device_count()));
-  Device& result = all.at(static_cast<size_t>(index));
-  result.index = index;
-  return result;
+  static std::vector<Device>& all = *[] {
+    auto* devices = new std::vector<Device>(static_cast<size_t>(device_count()));
+    for (size_t i = 0; i < devices->size(); ++i) (*devices)[i].index = static_cast<int>(i);
+    return devices;
+  }();
+  return all.at(static_cast<size_t>(index));
 }
 
 cudaError_t answer(cudaError_t error) {

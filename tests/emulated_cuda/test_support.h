@@ -9,6 +9,14 @@
 #include "emulated_cuda/control.h"
 #include "kernels/cuda/gpu.h"
 
+// The tag of tests with a race, which only their results may show. The thread sanitizer's build expects
+// its report of them (CMakeLists.txt).
+#ifdef __SANITIZE_THREAD__
+#define SHOAL_RACE "[.race]"
+#else
+#define SHOAL_RACE "[race]"
+#endif
+
 namespace shoal::emulated {
 
 // A vector in device memory, of exactly its size.
