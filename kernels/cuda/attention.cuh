@@ -118,10 +118,12 @@ __device__ __forceinline__ Tile make_tile(const PagedCall& call, const WorkItem&
   tile.key_begin = tile.key_end = 0;
   if (tile.pairs > 0) {
     const int32_t keys = max(tile.num_keys(tile.pairs - 1), 0);
-    const int64_t blocks = (keys + call.key_block - 1) / call.key_block;
-    tile.key_begin = static_cast<int32_t>(blocks * item.part / item.parts) * call.key_block;
-    tile.key_end =
-        min(static_cast<int32_t>(blocks * (item.part + 1) / item.parts) * call.key_block, keys);
+    const int32_t blocks = (keys + call.key_block - 1) / call.key_block;
+    const int32_t each = blocks / item.parts, longer = blocks % item.parts;  // by one block
+    const int32_t first_block = each * item.part + min(item.part, longer);
+    const int32_t num_blocks = each + (item.part < longer ? 1 : 0);
+    tile.key_begin = first_block * call.key_block;
+    tile.key_end = min((first_block + num_blocks) * call.key_block, keys);
   }
   return tile;
 }

@@ -1,5 +1,5 @@
 // schedule_kernel: one block; which part of which tile each block of the attention kernel takes.
-// combine_kernel: one warp per (row, head) of a tile that was cut.
+// combine_kernel: one block per (row, head) of a tile that was cut; a thread has four columns.
 //
 // The scheduler reads 8 bytes per sequence and writes 32 per item: a few microseconds, all of it
 // latency, per call. Its cut: parts of equal length `chunk` in key blocks, the same for all
@@ -11,7 +11,8 @@
 // them are parts: grids and memory are bounded by shapes.
 //
 // The combination reads 4 * dv bytes per part and row (from L2: they were just written) and writes
-// dv elements; with about one part per block that the GPU holds this is a few megabytes at most.
+// dv elements; with about one part per block that the GPU holds this is a few megabytes at most,
+// and its time is the latency of parts / 8 rounds of loads.
 #include "kernels/cuda/split_kv.cuh"
 
 #include <algorithm>
@@ -30,7 +31,9 @@ constexpr int kItemOverhead = 2;
 constexpr int kMinKeys = 64;
 // Longer than any sequence: nothing is cut.
 constexpr int32_t kUncut = 1 << 30;
-constexpr int kCombineWarps = 4;
+constexpr int kCombineThreads = 128;
+// Leaves a thread the registers for eight loads of 16 bytes under way.
+constexpr int kCombineBlocksPerSm = 8;
 
 struct ScheduleCall {
   const int32_t* query_start;  // [S + 1]
@@ -177,40 +180,58 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleCall call) {
   }
 }
 
-// Grid: (max_combines, kv_heads, ceil(tile_rows / kCombineWarps)).
+// Grid: (max_combines, kv_heads, tile_rows). Dynamic shared memory: a float per part.
 template <typename TOut>
-__global__ void __launch_bounds__(kCombineWarps* kWarp) combine_kernel(PagedCall call) {
+__global__ void __launch_bounds__(kCombineThreads, kCombineBlocksPerSm)
+    combine_kernel(PagedCall call) {
+  __shared__ float scratch[kWarp];
+  SHOAL_DYN_SMEM(float, weights);
+  // Whole blocks leave.
   if (static_cast<int32_t>(blockIdx.x) >= call.work.counts[1]) return;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const auto kv = static_cast<int32_t>(blockIdx.y);
+  const auto kv = static_cast<int32_t>(blockIdx.y), pair = static_cast<int32_t>(blockIdx.z);
   const WorkItem item = call.work.combines[blockIdx.x];
   const Tile tile = make_tile(call, item, kv);
-  const int32_t pair = static_cast<int32_t>(blockIdx.z) * kCombineWarps + warp;
-  if (pair >= tile.pairs) return;  // the whole warp
+  if (pair >= tile.pairs) return;
 
   const int64_t first = partial_row(call, item.slot, kv, pair);
-  const int64_t step =
-      int64_t{call.kv_heads} * call.tile_rows;  // to the same pair of the next part
+  const int64_t step = int64_t{call.kv_heads} * call.tile_rows;  // to the pair in the next part
   const float2* stats = call.work.stats + first;
+  const auto thread = static_cast<int32_t>(threadIdx.x);
   float row_max = -INFINITY;
-  for (int32_t p = lane; p < item.parts; p += kWarp) row_max = fmaxf(row_max, stats[p * step].x);
-  row_max = warp_max(row_max);
-  const float shift = softmax_shift(row_max);
-  float sum = 0;
-  for (int32_t p = lane; p < item.parts; p += kWarp) {
-    sum += stats[p * step].y * exp2f(stats[p * step].x - shift);
+  for (int32_t p = thread; p < item.parts; p += kCombineThreads) {
+    row_max = fmaxf(row_max, stats[p * step].x);
   }
-  const float inverse = softmax_inverse(warp_sum(sum));
+  const float shift = softmax_shift(block_max(row_max, scratch));
+  float sum = 0;
+  for (int32_t p = thread; p < item.parts; p += kCombineThreads) {
+    weights[p] = exp2f(stats[p * step].x - shift);
+    sum += stats[p * step].y * weights[p];
+  }
+  const float inverse = softmax_inverse(block_sum(sum, scratch));  // the weights are there, too
 
   const float* acc = call.work.acc + first * call.dv;
+  const int64_t acc_step = step * call.dv;
   TOut* out = out_row<TOut>(call, tile, pair);
-  for (int32_t c = lane; c < call.dv; c += kWarp) {
-    float value = 0;
-#pragma unroll 4
-    for (int32_t p = 0; p < item.parts; ++p) {
-      value += acc[p * step * call.dv + c] * exp2f(stats[p * step].x - shift);
+  if (call.dv % 4 == 0) {
+    for (int32_t c = 4 * thread; c < call.dv; c += 4 * kCombineThreads) {
+      float value[4] = {0, 0, 0, 0};
+#pragma unroll 8
+      for (int32_t p = 0; p < item.parts; ++p) {
+        const float4 part = *reinterpret_cast<const float4*>(acc + p * acc_step + c);
+        value[0] += weights[p] * part.x;
+        value[1] += weights[p] * part.y;
+        value[2] += weights[p] * part.z;
+        value[3] += weights[p] * part.w;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) out[c + i] = from_f32<TOut>(value[i] * inverse);
     }
-    out[c] = from_f32<TOut>(value * inverse);
+  } else {
+    for (int32_t c = thread; c < call.dv; c += kCombineThreads) {
+      float value = 0;
+      for (int32_t p = 0; p < item.parts; ++p) value += weights[p] * acc[p * acc_step + c];
+      out[c] = from_f32<TOut>(value * inverse);
+    }
   }
 }
 
@@ -251,6 +272,7 @@ SplitPlan plan_split(const PagedCall& call, const PagedBatch& batch, int64_t num
     plan.max_items = std::min(max_tiles + plan.target, max_tiles * max_parts);
     plan.max_slots = std::min<int64_t>(plan.max_items, 2 * int64_t{plan.target});
     plan.max_combines = std::min<int64_t>(max_tiles, plan.target);
+    plan.max_parts = std::min(max_parts, plan.max_slots);
   }
   SHOAL_CHECK(plan.max_items <= INT32_MAX, "{} tokens of {} heads", num_tokens, heads);
   return plan;
@@ -278,12 +300,12 @@ void combine_parts(const PagedCall& call, const SplitPlan& plan, DType out_type,
                    cudaStream_t stream) {
   if (plan.max_combines == 0) return;
   const dim3 grid(static_cast<unsigned>(plan.max_combines), static_cast<unsigned>(call.kv_heads),
-                  static_cast<unsigned>((call.tile_rows + kCombineWarps - 1) / kCombineWarps));
-  const dim3 block(kCombineWarps * kWarp);
+                  static_cast<unsigned>(call.tile_rows));
+  const size_t smem = sizeof(float) * static_cast<size_t>(plan.max_parts);
   if (out_type == DType::kBF16) {
-    launch(combine_kernel<bf16>, grid, block, 0, stream, call);
+    launch(combine_kernel<bf16>, grid, dim3(kCombineThreads), smem, stream, call);
   } else {
-    launch(combine_kernel<float>, grid, block, 0, stream, call);
+    launch(combine_kernel<float>, grid, dim3(kCombineThreads), smem, stream, call);
   }
 }
 

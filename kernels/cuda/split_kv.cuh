@@ -17,6 +17,7 @@ struct SplitPlan {
   int64_t max_items = 0;
   int64_t max_slots = 0;
   int64_t max_combines = 0;
+  int64_t max_parts = 0;  // of a tile
 };
 
 // A batch of sequences as both verbs take it. Device values are trusted, as ops.h says.
