@@ -22,6 +22,17 @@ class Collectives {
 
   virtual void all_reduce_sum(const Tensor& x) = 0;  // any shape, in place
 
+  // all_reduce_sum(x) and Ops::add_rms_norm(x, residual, weight, eps, out) as one piece of work, where a
+  // back end has that for tensors of this size; false, on all ranks alike: nothing was done. x is then
+  // not changed. The sum is not rounded to x's type before it is added.
+  virtual bool all_reduce_add_rms_norm(const Tensor& x,         // [T, hidden]
+                                       const Tensor& residual,  // [T, hidden] in place
+                                       const Tensor& weight,    // [hidden] F32
+                                       float eps,
+                                       const Tensor& out) {  // [T, hidden]
+    return false;
+  }
+
   // out = all ranks' rows in rank order. rows[r] = rows that rank r gives.
   virtual void all_gather_rows(const Tensor& local,            // [rows[rank], dim]
                                std::span<const int64_t> rows,  // size() entries

@@ -87,6 +87,7 @@ void RankRuntime::join_cuda() {
   auto device = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
   ops_ = make_cuda_ops(*device);
   if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(*device, *group_);
+  sampler_ = make_cuda_sampler(*device);
   device_ = std::move(device);
 #else
   throw_invalid("--device cuda: this build has cpu only; build with -DSHOAL_CUDA=ON");

@@ -7,6 +7,7 @@
 
 #include "kernels/base/device.h"
 #include "kernels/base/workspace.h"
+#include "kernels/device_sampler.h"
 #include "kernels/ops.h"
 #include "parallel/collectives.h"
 #include "parallel/exec_context.h"
@@ -37,6 +38,7 @@ class RankRuntime {
   ProcessGroup& group() const { return *group_; }
   Collectives& collectives() const { return *collectives_; }
   Workspace& workspace() const { return *workspace_; }
+  DeviceSampler* sampler() const { return sampler_.get(); }  // null on the CPU
   // Activations are F32 on the CPU, and of the model's type (F32 | BF16) on a GPU.
   ExecContext exec(DType model_dtype) const {
     return {*ops_, *workspace_, *collectives_, on_cpu_ ? DType::kF32 : model_dtype};
@@ -57,6 +59,7 @@ class RankRuntime {
   std::unique_ptr<ProcessGroup> group_;
   std::unique_ptr<Collectives> collectives_;
   std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<DeviceSampler> sampler_;
 };
 
 // GPUs that this build can use here; 0 without CUDA.

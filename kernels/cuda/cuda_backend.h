@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/base/device.h"
+#include "kernels/device_sampler.h"
 #include "kernels/ops.h"
 
 namespace shoal {
@@ -24,5 +25,8 @@ std::unique_ptr<CudaDevice> make_cuda_device(int index);
 // All verbs, on the device's stream. Activations F32 or BF16, all of one call alike unless a verb's
 // contract says otherwise (docs/kernels.md). The device must outlive it.
 std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device);
+
+// The device must outlive it.
+std::unique_ptr<DeviceSampler> make_cuda_sampler(CudaDevice& device);
 
 }  // namespace shoal

@@ -3,6 +3,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/expert_tables.h"
+#include "kernels/cuda/sampling.h"
 
 namespace shoal {
 
@@ -27,5 +28,9 @@ CudaOps::CudaOps(CudaDevice& device)
 CudaOps::~CudaOps() = default;
 
 std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device) { return std::make_unique<CudaOps>(device); }
+
+std::unique_ptr<DeviceSampler> make_cuda_sampler(CudaDevice& device) {
+  return std::make_unique<CudaSampler>(device);
+}
 
 }  // namespace shoal

@@ -17,53 +17,16 @@
 
 #include "kernels/base/tensor.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/device_sampler.h"
 
 namespace shoal {
 
-// What changes one token's logit, once per id. Ids outside the vocabulary are passed over.
-struct LogitChange {
-  int32_t id = 0;
-  float bias = 0;
-  int32_t in_context = 0;  // whether it occurs in prompt or output: the repetition penalty's
-  int32_t output_count =
-      0;  // how often it occurs in the output: the frequency and presence penalties'
-};
-
-struct SampleRow {
-  float temperature = 1;  // 0: greedy
-  float top_p = 1;
-  int32_t top_k = 0;  // 0: off
-  float min_p = 0;
-  float repetition_penalty = 1;
-  float presence_penalty = 0;
-  float frequency_penalty = 0;
-  double random = 0;                       // [0, 1)
-  int32_t num_logprobs = -1;               // -1: none; at most kMaxTopLogprobs
-  std::span<const LogitChange> changes;    // ids all different
-  std::span<const int32_t> masked_tokens;  // not to be drawn, unless nothing else is left
-};
-
-struct SampledToken {
-  int32_t token = 0;
-  float logprob = 0;                           // with num_logprobs >= 0
-  std::vector<std::pair<int32_t, float>> top;  // num_logprobs of them, most likely first
-};
-
-class CudaSampler {
+class CudaSampler final : public DeviceSampler {
  public:
-  static constexpr int32_t kMaxTopLogprobs = 1024;
-  static constexpr int64_t kMaxVocab = int64_t{1} << 19;  // so that sums of 2^-44 fit into 64 bits
-
   explicit CudaSampler(CudaDevice& device) : device_(device) {}
 
-  // Queues the work for rows [0, rows.size()) of `logits` on the device's stream and returns; what
-  // `rows` points to may go. Rows with changes or masked tokens are changed in place. Not for
-  // graphs: it brings up host values.
-  void launch(const Tensor& logits,  // [R, vocab] F32, strided in rows
-              std::span<const SampleRow> rows);
-  // Waits for the last launch. Throws DeviceFault for logits that no model gives: NaN, +infinity,
-  // or nothing but -infinity, naming row and token.
-  std::vector<SampledToken> collect();
+  void launch(const Tensor& logits, std::span<const SampleRow> rows) override;
+  std::vector<SampledToken> collect() override;
 
  private:
   CudaDevice& device_;

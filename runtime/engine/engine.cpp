@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "runtime/sampling/sampler.h"
 
 namespace shoal {
 
@@ -122,7 +121,10 @@ void Engine::step(StepPlan& plan) {
     std::vector<std::byte> message = plan.serialize();
     group_.broadcast(message);
   }
-  const auto sampled = sample_all(plan, runner_.run(plan));
+  std::vector<Scheduler::Sampled> sampled;
+  for (SampleResult& result : runner_.run_and_sample(plan, sample_inputs(plan))) {
+    sampled.push_back({result.token, std::move(result.logprobs)});
+  }
   std::vector<TokenEvent> events = scheduler_.apply(plan, sampled);
   last_step_ = plan.number;
   publish_stats(&plan, sampled.size(),
@@ -130,27 +132,22 @@ void Engine::step(StepPlan& plan) {
   if (!events.empty()) sink_(std::move(events));
 }
 
-std::vector<Scheduler::Sampled> Engine::sample_all(const StepPlan& plan,
-                                                   std::span<const float> logits) {
-  const auto vocab = static_cast<size_t>(config_.vocab_size);
-  std::vector<Scheduler::Sampled> sampled;
-  std::vector<int32_t> end_token_ids;
+std::vector<SampleInput> Engine::sample_inputs(const StepPlan& plan) const {
+  std::vector<SampleInput> inputs;
   for (const SequenceSlice& slice : plan.slices) {
     if (!slice.sample) continue;
-    SHOAL_CHECK((sampled.size() + 1) * vocab <= logits.size(), "{} logits for more than {} rows",
-                logits.size(), sampled.size());
     const Request& request = scheduler_.request(slice.request);
-    end_token_ids = request.sampling.stop_token_ids;
+    SampleInput& in = inputs.emplace_back();
+    in.params = &request.sampling;
+    in.tokens = scheduler_.tokens(slice.request);
+    in.prompt_len = request.prompt_len;
+    in.end_token_ids = request.sampling.stop_token_ids;
     if (!request.sampling.ignore_eos) {
-      end_token_ids.insert(end_token_ids.end(), config_.scheduler.eos_token_ids.begin(),
-                           config_.scheduler.eos_token_ids.end());
+      in.end_token_ids.insert(in.end_token_ids.end(), config_.scheduler.eos_token_ids.begin(),
+                              config_.scheduler.eos_token_ids.end());
     }
-    SampleResult result =
-        sample(logits.subspan(sampled.size() * vocab, vocab), request.sampling,
-               scheduler_.tokens(slice.request), request.prompt_len, end_token_ids);
-    sampled.push_back({result.token, std::move(result.logprobs)});
   }
-  return sampled;
+  return inputs;
 }
 
 void Engine::publish_stats(const StepPlan* plan, size_t num_sampled, double seconds) {

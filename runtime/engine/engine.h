@@ -59,7 +59,7 @@ class Engine {
   void check_token_ids(const Request& request) const;
   ExpertExchange exchange_for(int64_t num_tokens) const;
   void step(StepPlan& plan);
-  std::vector<Scheduler::Sampled> sample_all(const StepPlan& plan, std::span<const float> logits);
+  std::vector<SampleInput> sample_inputs(const StepPlan& plan) const;
   void publish_stats(const StepPlan* plan, size_t num_sampled, double seconds);
 
   const EngineConfig config_;

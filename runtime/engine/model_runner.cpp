@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "runtime/model/mtp.h"
+#include "runtime/sampling/device_row.h"
 
 namespace shoal {
 
@@ -51,14 +52,53 @@ ModelBatch ModelRunner::upload(const StepPlan& plan) {
       rank_.workspace().from_host(DType::kI32, batch.numbers().data(), {size}));
 }
 
-std::span<const float> ModelRunner::run(const StepPlan& plan) {
+std::vector<Tensor> ModelRunner::logits_on_device(const StepPlan& plan) {
   rank_.collectives().at_step(plan.number);
-  if (graphs_ != nullptr && graphs_->can_run(plan)) return to_host(graphs_->run(plan));
+  if (graphs_ != nullptr && graphs_->can_run(plan)) return graphs_->run(plan);
   rank_.workspace().reset();
   ExecContext ctx = rank_.exec(dtype_);
   const ModelBatch batch = upload(plan);
   hidden_ = model_.forward(ctx, batch, kv_cache_);
-  return to_host({model_.logits(ctx, batch, hidden_)});
+  return {model_.logits(ctx, batch, hidden_)};
+}
+
+std::span<const float> ModelRunner::run(const StepPlan& plan) {
+  return to_host(logits_on_device(plan));
+}
+
+std::vector<SampleResult> ModelRunner::run_and_sample(const StepPlan& plan,
+                                                      std::span<const SampleInput> inputs) {
+  DeviceSampler* sampler = rank_.sampler();
+  const bool possible =
+      sampler != nullptr && model_.config().vocab_size <= DeviceSampler::kMaxVocab &&
+      std::all_of(inputs.begin(), inputs.end(), [](const SampleInput& in) {
+        return in.params->num_logprobs <= DeviceSampler::kMaxTopLogprobs;
+      });
+  if (!possible) return sample_rows(run(plan), inputs);
+
+  const std::vector<Tensor> pieces = logits_on_device(plan);
+  std::vector<SampleResult> results;
+  for (const Tensor& piece : pieces) {
+    std::vector<DeviceRow> rows;
+    for (int64_t r = 0; r < piece.dim(0); ++r) {
+      const SampleInput& in = inputs[results.size() + r];
+      rows.emplace_back(*in.params, in.tokens, in.prompt_len, in.end_token_ids);
+    }
+    std::vector<SampleRow> views;
+    for (const DeviceRow& row : rows) views.push_back(row.row());
+    if (views.empty()) continue;
+    sampler->launch(piece, views);
+    for (SampledToken& sampled : sampler->collect()) {
+      SampleResult& result = results.emplace_back();
+      result.token = sampled.token;
+      if (inputs[results.size() - 1].params->num_logprobs >= 0) {
+        result.logprobs = TokenLogprobs{sampled.logprob, std::move(sampled.top)};
+      }
+    }
+  }
+  SHOAL_CHECK(results.size() == inputs.size());
+  if (results.empty()) rank_.device().synchronize();  // a failure belongs to its step
+  return results;
 }
 
 std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {

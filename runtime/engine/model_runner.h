@@ -29,6 +29,8 @@ class ModelRunner : public StepRunner {
 
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
+  std::vector<SampleResult> run_and_sample(const StepPlan& plan,
+                                           std::span<const SampleInput> inputs) override;
   // The multi-token-prediction layer's logits after a run(): `plan` is that run's with every token
   // replaced by the one that follows it, positions unchanged (RoPE is relative: the layer's own cache
   // then has no gap at position 0). REQUIRES: the model has one loaded.
@@ -40,6 +42,8 @@ class ModelRunner : public StepRunner {
 
  private:
   ModelBatch upload(const StepPlan& plan);
+  // The rows of run() on rank 0's device, in one or several pieces; empty elsewhere.
+  std::vector<Tensor> logits_on_device(const StepPlan& plan);
   std::span<const float> to_host(const std::vector<Tensor>& pieces);
 
   RankRuntime& rank_;

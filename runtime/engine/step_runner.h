@@ -3,10 +3,20 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
+#include "runtime/sampling/sampler.h"
 #include "runtime/scheduler/step_plan.h"
 
 namespace shoal {
+
+// How the next token of a sampled slice is chosen: the arguments of sample().
+struct SampleInput {
+  const SamplingParams* params = nullptr;
+  std::span<const int32_t> tokens;
+  int32_t prompt_len = 0;
+  std::vector<int32_t> end_token_ids;
+};
 
 class StepRunner {
  public:
@@ -15,6 +25,15 @@ class StepRunner {
   // the plan's order: [rows, vocab], host memory valid until the next call. Other ranks: empty.
   // A collective call: all ranks run the same plan.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
+
+  // For rank 0, in place of run(): a token for each sampled slice, `inputs` and result in the plan's
+  // order. No slice has all_logits. Devices that can choose tokens themselves do so here.
+  virtual std::vector<SampleResult> run_and_sample(const StepPlan& plan,
+                                                   std::span<const SampleInput> inputs);
 };
+
+// sample() of each input on its row of logits.
+std::vector<SampleResult> sample_rows(std::span<const float> logits,  // [inputs, vocab]
+                                      std::span<const SampleInput> inputs);
 
 }  // namespace shoal

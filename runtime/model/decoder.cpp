@@ -62,8 +62,13 @@ void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLaye
                const KvCache::Layer& cache, const Tensor& residual, const Tensor& h) {
   Workspace::Scope scope(ctx.workspace);
   Tensor attn = layer.self_attn->forward(ctx, h, batch, cache);  // [T, hidden]
-  if (!layout.dp_attention) ctx.comm.all_reduce_sum(attn);
-  ctx.ops.add_rms_norm(attn, residual, layer.post_attention_layernorm, eps, h);
+  const Tensor& norm = layer.post_attention_layernorm;
+  if (layout.dp_attention) {
+    ctx.ops.add_rms_norm(attn, residual, norm, eps, h);
+  } else if (!ctx.comm.all_reduce_add_rms_norm(attn, residual, norm, eps, h)) {
+    ctx.comm.all_reduce_sum(attn);
+    ctx.ops.add_rms_norm(attn, residual, norm, eps, h);
+  }
   Tensor mlp = layer.mlp->forward(ctx, h, batch);  // [T, hidden]
   ctx.ops.add_rms_norm(mlp, residual, next_norm, eps, h);
 }

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 
+#include "runtime/sampling/device_row.h"
 #include "runtime/sampling/sampler.h"
 #include "tests/kernels/cuda/cuda_case.h"
 
@@ -20,39 +20,6 @@ struct Case {
   std::vector<int32_t> end_tokens;
 };
 
-// And the same as the device's sampler takes it.
-struct DeviceRow {
-  std::vector<LogitChange> changes;
-  SampleRow row;
-
-  explicit DeviceRow(const Case& c) {
-    const auto outputs = static_cast<int32_t>(c.tokens.size()) - c.prompt_len;
-    std::map<int32_t, LogitChange> by_id;
-    const auto change = [&](int32_t id) -> LogitChange& {
-      by_id[id].id = id;
-      return by_id[id];
-    };
-    for (const auto& [id, bias] : c.params.logit_bias) change(id).bias = bias;
-    for (size_t i = 0; i < c.tokens.size(); ++i) {
-      LogitChange& l = change(c.tokens[i]);
-      l.in_context = 1;
-      if (static_cast<int32_t>(i) >= c.prompt_len) ++l.output_count;
-    }
-    for (const auto& [id, l] : by_id) changes.push_back(l);
-    row.temperature = c.params.temperature;
-    row.top_p = c.params.top_p;
-    row.top_k = c.params.top_k;
-    row.min_p = c.params.min_p;
-    row.repetition_penalty = c.params.repetition_penalty;
-    row.presence_penalty = c.params.presence_penalty;
-    row.frequency_penalty = c.params.frequency_penalty;
-    row.random = uniform_random(c.params.seed, static_cast<uint64_t>(outputs));
-    row.num_logprobs = c.params.num_logprobs;
-    row.changes = changes;
-    if (outputs < c.params.min_tokens) row.masked_tokens = c.end_tokens;
-  }
-};
-
 HostTensor as_rows(const std::vector<Case>& cases, int64_t gap = 0) {
   const auto vocab = static_cast<int64_t>(cases[0].logits.size());
   HostTensor t = HostTensor::strided(DType::kF32, static_cast<int64_t>(cases.size()), vocab, gap);
@@ -66,12 +33,11 @@ std::vector<SampledToken> sample_on_device(CudaSampler& sampler, const std::vect
                                            int64_t gap = 0) {
   const OnDevice logits(as_rows(cases, gap));
   std::vector<DeviceRow> device_rows;
-  for (const Case& c : cases) device_rows.emplace_back(c);
-  std::vector<SampleRow> rows;
-  for (DeviceRow& r : device_rows) {
-    r.row.changes = r.changes;  // where the vector lies now
-    rows.push_back(r.row);
+  for (const Case& c : cases) {
+    device_rows.emplace_back(c.params, c.tokens, c.prompt_len, c.end_tokens);
   }
+  std::vector<SampleRow> rows;
+  for (const DeviceRow& r : device_rows) rows.push_back(r.row());
   sampler.launch(logits, rows);
   return sampler.collect();
 }
