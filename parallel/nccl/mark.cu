@@ -1,4 +1,5 @@
-// The kernel by which a recorded collective says that it begins. One thread, one write to host memory.
+// The kernel by which a recorded collective says that it begins. One thread, one write to host
+// memory.
 #include "kernels/cuda/gpu.h"
 #include "parallel/nccl/watchdog.h"
 

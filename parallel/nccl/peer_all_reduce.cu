@@ -1,15 +1,16 @@
 // Kernels of PeerAllReduce: one_shot, two_shot, add_rms_norm.
 //
-// Work is in packs of 16 bytes. A rank copies its tensor into its exported buffer, meets the others by
-// flags in their memory, and reads what it needs of their buffers. Block b waits for the blocks b of the
-// other ranks only, and they touch the same packs, so blocks need not run at the same time.
+// Work is in packs of 16 bytes. A rank copies its tensor into its exported buffer, meets the others
+// by flags in their memory, and reads what it needs of their buffers. Block b waits for the blocks
+// b of the other ranks only, and they touch the same packs, so blocks need not run at the same
+// time.
 //
-// What bounds it: the hop over NVLink or PCIe (1 to 3 us each way) for small tensors, the link's bandwidth
-// from some 256 KB on. Copying first costs a write and a read of local memory, 1 us at these sizes, and
-// saves exporting every activation tensor.
+// What bounds it: the hop over NVLink or PCIe (1 to 3 us each way) for small tensors, the link's
+// bandwidth from some 256 KB on. Copying first costs a write and a read of local memory, 1 us at
+// these sizes, and saves exporting every activation tensor.
 //
-// Two buffers by turns: a rank that is one launch ahead writes the one that nobody reads. It cannot be two
-// ahead, as it would have had to meet this rank, in this rank's next launch, first.
+// Two buffers by turns: a rank that is one launch ahead writes the one that nobody reads. It cannot
+// be two ahead, as it would have had to meet this rank, in this rank's next launch, first.
 #include "kernels/cuda/gpu.h"
 #include "parallel/nccl/peer_kernels.h"
 
@@ -82,7 +83,8 @@ __device__ __forceinline__ void store_pack(T* x, int64_t i, int64_t n, bool vect
 __device__ __forceinline__ std::byte* buffer_of(const PeerMemory& m, int rank, uint32_t epoch) {
   return m.data[rank] + (epoch & 1) * m.buffer_bytes;
 }
-__device__ __forceinline__ uint4* pack_of(const PeerMemory& m, int rank, uint32_t epoch, int64_t i) {
+__device__ __forceinline__ uint4* pack_of(const PeerMemory& m, int rank, uint32_t epoch,
+                                          int64_t i) {
   return reinterpret_cast<uint4*>(buffer_of(m, rank, epoch)) + i;
 }
 
@@ -111,9 +113,9 @@ __device__ __forceinline__ uint32_t* flag_of(const PeerMemory& m, int at, int me
   return m.flags[at] + (meeting * kPeerBlocks + blockIdx.x) * kMaxPeers + from;
 }
 
-// Whether the flag came to this epoch; false when told to stop or out of patience. The other rank may be
-// one epoch ahead already. (A flag left over from 2^32 launches ago would be taken for a new one: a block
-// index that was not used for days of decoding.)
+// Whether the flag came to this epoch; false when told to stop or out of patience. The other rank
+// may be one epoch ahead already. (A flag left over from 2^32 launches ago would be taken for a new
+// one: a block index that was not used for days of decoding.)
 __device__ bool wait_for(const PeerMemory& m, const uint32_t* flag, uint32_t epoch) {
   const uint64_t start = nanoseconds();
   for (uint32_t spins = 1;; ++spins) {
@@ -130,8 +132,8 @@ __device__ bool wait_for(const PeerMemory& m, const uint32_t* flag, uint32_t epo
   }
 }
 
-// What this block has written before is visible to the others' blocks of this index afterwards, and the
-// other way round. The whole block calls; false for all of it when a rank did not come.
+// What this block has written before is visible to the others' blocks of this index afterwards, and
+// the other way round. The whole block calls; false for all of it when a rank did not come.
 __device__ bool meet(const PeerMemory& m, int meeting, uint32_t epoch) {
   __syncthreads();
   bool missing = false;

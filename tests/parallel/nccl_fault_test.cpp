@@ -6,7 +6,9 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <csignal>
+#include <functional>
 #include <future>
+#include <thread>
 
 #include "kernels/cuda/cuda_backend.h"
 #include "parallel/nccl/nccl_collectives.h"
@@ -241,18 +243,24 @@ TEST_CASE("two ranks on one GPU are refused on all ranks") {
              Catch::Contains("ranks 0 and 2 were given the same GPU"));
 }
 
-// A control group whose process dies at its second broadcast, which is that of the NCCL id.
-class DyingGroup final : public ProcessGroup {
+// A control group in which something happens on the way: `before_broadcast(n)` before the n-th one,
+// and `change(n, message)` to what this rank gives to the n-th gather, both from 0.
+class AlteredGroup final : public ProcessGroup {
  public:
-  explicit DyingGroup(ProcessGroup& group) : group_(group) {}
+  explicit AlteredGroup(ProcessGroup& group) : group_(group) {}
+  std::function<void(int)> before_broadcast = [](int) {};
+  std::function<void(int, std::vector<std::byte>&)> change = [](int, std::vector<std::byte>&) {};
+
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
   void broadcast(std::vector<std::byte>& message) override {
-    if (broadcasts_++ == 1) kill(getpid(), SIGKILL);
+    before_broadcast(broadcasts_++);
     group_.broadcast(message);
   }
   std::vector<std::vector<std::byte>> gather(std::span<const std::byte> message) override {
-    return group_.gather(message);
+    std::vector<std::byte> changed(message.begin(), message.end());
+    change(gathers_++, changed);
+    return group_.gather(changed);
   }
   int64_t min(int64_t value) override { return group_.min(value); }
   void barrier() override { group_.barrier(); }
@@ -263,15 +271,21 @@ class DyingGroup final : public ProcessGroup {
 
  private:
   ProcessGroup& group_;
-  int broadcasts_ = 0;
+  int broadcasts_ = 0, gathers_ = 0;
 };
+
+constexpr int kIdBroadcast = 1;  // after that of the cards
+constexpr int kOfferGather = 1;  // likewise
 
 TEST_CASE("a rank that dies while the others join") {
   for (const int victim : {0, kVictim}) {
     const auto results = run_forked(kRanks, [victim](ProcessGroup& group) -> std::string {
       CudaDevice device(group.rank());
-      DyingGroup dying(group);
-      NcclCollectives comm(device, group.rank() == victim ? dying : group, {.time_limit = kLimit});
+      AlteredGroup altered(group);
+      altered.before_broadcast = [&](int n) {
+        if (group.rank() == victim && n == kIdBroadcast) kill(getpid(), SIGKILL);
+      };
+      NcclCollectives comm(device, altered, {.time_limit = kLimit});
       return "joined";
     });
     for (int r = 0; r < kRanks; ++r) {
@@ -279,6 +293,69 @@ TEST_CASE("a rank that dies while the others join") {
       CHECK(!results[r].hung);
       CHECK(results[r].killed == (r == victim));
       if (r != victim) CHECK_THAT(results[r].report, Catch::StartsWith("threw: "));
+    }
+  }
+}
+
+TEST_CASE("a rank that joins too late: all ranks give up") {
+  const auto results = run_forked(kRanks, [](ProcessGroup& group) -> std::string {
+    CudaDevice device(group.rank());
+    AlteredGroup altered(group);
+    altered.before_broadcast = [&](int n) {
+      if (group.rank() == kVictim && n == kIdBroadcast) std::this_thread::sleep_for(3 * kLimit);
+    };
+    NcclCollectives comm(device, altered, {.time_limit = kLimit});
+    return "joined";
+  });
+  for (int r = 0; r < kRanks; ++r) {
+    CAPTURE(r, results[r].report);
+    CHECK(!results[r].hung);
+    CHECK_THAT(results[r].report, Catch::StartsWith("threw: rank " + std::to_string(r)) &&
+                                      Catch::Contains("join the NCCL communicator"));
+  }
+}
+
+TEST_CASE("a call that NCCL refuses names the collective") {
+  const auto results = run_forked(2, [](ProcessGroup& group) -> std::string {
+    CudaDevice device(group.rank());
+    NcclCollectives comm(device, group, {.time_limit = kLimit, .peer_memory = false});
+    float host[16] = {};
+    const Buffer memory = device.allocate(64);
+    void* data = group.rank() == 1 ? host : memory.data();  // on rank 1 no device memory
+    comm.all_reduce_sum(Tensor(data, DType::kF32, {16}));
+    device.synchronize();
+    return "no fault seen";
+  });
+  CHECK_THAT(results[1].report, Catch::Contains("rank 1 of 2: all_reduce_sum of 64 bytes") &&
+                                    Catch::Contains("ncclAllReduce failed: invalid argument"));
+  CHECK_THAT(results[0].report, Catch::Contains("another rank is late or gone"));
+}
+
+TEST_CASE("GPUs that cannot reach each other's memory: NCCL alone, on all ranks") {
+  // Of an offer: whether there is one, the host, the handle.
+  for (const size_t changed_byte : {size_t{0}, size_t{4}, size_t{4 + 64 + 20}}) {
+    const auto results = run_forked(2, [&](ProcessGroup& group) -> std::string {
+      CudaDevice device(group.rank());
+      AlteredGroup altered(group);
+      altered.change = [&](int n, std::vector<std::byte>& message) {
+        if (group.rank() != kVictim || n != kOfferGather) return;
+        message.at(changed_byte) ^= std::byte{1};
+        if (changed_byte > 68) std::fill(message.begin() + 68, message.end(), std::byte{0x5a});
+      };
+      NcclCollectives comm(device, altered, {.time_limit = kLimit});
+      const Buffer memory = device.allocate(64);
+      std::vector<float> values(16, static_cast<float>(group.rank() + 1));
+      device.copy_to_device(memory.data(), values.data(), 64);
+      comm.all_reduce_sum(Tensor(memory.data(), DType::kF32, {16}));
+      device.copy_to_host(values.data(), memory.data(), 64);
+      const bool right = values == std::vector<float>(16, 3.0f);
+      return std::string(comm.peer() == nullptr ? "NCCL alone" : "peer memory") +
+             (right ? "" : ", wrong");
+    });
+    for (const RankResult& result : results) {
+      CAPTURE(changed_byte);
+      CHECK(!result.hung);
+      CHECK(result.report == "NCCL alone");
     }
   }
 }
