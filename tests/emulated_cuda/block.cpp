@@ -320,6 +320,7 @@ void Runner::fiber_loop(Fiber& self) {
     } catch (const KernelFault& fault) {
       fault_ = std::make_unique<KernelFault>(fault);
     }
+    release(this);
     self.switch_to(main_);  // which forgets this fiber's state, and that of all others
   }
 }
@@ -365,6 +366,7 @@ void Runner::wait(ThreadList& list, const char* what, unsigned lanes) {
   self->waits_at = what;
   self->waits_with = lanes;
   list.push(self);
+  release(this);  // for the case that it is never resumed
   switch_from(*self->fiber);
 }
 
