@@ -43,6 +43,7 @@ LoadOptions load_options(const EngineOptions& o) {
   load.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
   load.gpu_memory_utilization = o.gpu_memory_utilization;
   load.enforce_eager = o.enforce_eager;
+  load.max_num_batched_tokens = o.max_num_batched_tokens;
   return load;
 }
 

@@ -23,12 +23,16 @@ namespace shoal {
 
 class CudaSampler final : public DeviceSampler {
  public:
-  explicit CudaSampler(CudaDevice& device) : device_(device) {}
+  explicit CudaSampler(CudaDevice& device)
+      : device_(device), input_(device.allocate(kReserve)), output_(device.allocate(kReserve)) {}
 
   void launch(const Tensor& logits, std::span<const SampleRow> rows) override;
   std::vector<SampledToken> collect() override;
 
  private:
+  // Enough for 256 rows with 4 KiB each of changed logits, or of logprobs; more is allocated when asked for.
+  static constexpr size_t kReserve = size_t{1} << 20;
+
   CudaDevice& device_;
   Buffer input_, output_;
   std::vector<int32_t> num_logprobs_;  // of the rows under way

@@ -120,6 +120,9 @@ std::unique_ptr<LoadedModel> load_model(
   check_all_used(*m->source, m->config);
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,
                                             options.page_size, m->num_pages);
+  if (options.max_num_batched_tokens > 0 && !rank.on_cpu()) {
+    m->runner->warm_up(options.max_num_batched_tokens, options.max_num_seqs, m->max_model_len);
+  }
   if (!options.enforce_eager) record_graphs(options, rank, *m);
   rank.group().barrier();
   if (progress) progress(total, total);

@@ -35,6 +35,32 @@ ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& 
   }
 }
 
+void ModelRunner::warm_up(int64_t max_num_batched_tokens, int64_t max_num_seqs,
+                          int64_t max_model_len) {
+  StepPlan plan;
+  const int ranks = layout_.dp_attention ? layout_.size : 1;
+  for (int64_t left = max_num_batched_tokens; left > 0;) {
+    SequenceSlice& slice = plan.slices.emplace_back();
+    slice.tokens.assign(std::min(left, max_model_len), 0);
+    left -= static_cast<int64_t>(slice.tokens.size());
+    slice.pages.assign((slice.tokens.size() + page_size_ - 1) / page_size_, num_pages_);
+    // Rank by rank in turn would not be the plan's order: all tokens may be one rank's in any case.
+    slice.dp_rank = ranks - 1;
+    slice.sample = true;
+  }
+  // As many rows of logits as a step may want: its lengths do not matter to them.
+  for (auto more = static_cast<int64_t>(plan.slices.size()); more < max_num_seqs; ++more) {
+    SequenceSlice slice;
+    slice.tokens = {0};
+    slice.pages = {num_pages_};
+    slice.dp_rank = ranks - 1;
+    slice.sample = slice.absorbed = true;
+    plan.slices.insert(plan.slices.begin(), slice);
+  }
+  logits_on_device(plan);
+  rank_.device().synchronize();
+}
+
 bool ModelRunner::record_graphs(int64_t max_num_seqs, int64_t max_model_len,
                                 const std::function<void(int, int)>& progress) {
   // run_mtp() goes on in the workspace where run() ended, which a replay does not know.

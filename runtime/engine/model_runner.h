@@ -22,6 +22,11 @@ class ModelRunner : public StepRunner {
   ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType dtype,
               DType kv_dtype, int32_t page_size, int32_t num_pages);
 
+  // Collective. Runs the largest step that will come, with pages that belong to nobody, so that what
+  // grows with a step (workspace, scratch, libraries' plans) has its size before the first request: a
+  // later step then allocates nothing, and a GPU that is too small fails now and not under load.
+  void warm_up(int64_t max_num_batched_tokens, int64_t max_num_seqs, int64_t max_model_len);
+
   // Collective. From then on pure decode steps of up to max_num_seqs sequences are replayed from
   // recorded graphs. False where the device has none.
   bool record_graphs(int64_t max_num_seqs, int64_t max_model_len,

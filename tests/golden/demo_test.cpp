@@ -36,6 +36,7 @@ size_t right_answers(const std::vector<nlohmann::json>& questions, const LoadOpt
                      ExchangePolicy exchange, float temperature) {
   RankRuntime& rank = rank_runtime();
   const auto model = load_model(rank, options);
+  const auto free_bytes = rank.device().memory_info().first;
   if (rank.rank() != 0) {
     run_worker(rank.group(), *model->runner);
     return 0;
@@ -46,7 +47,7 @@ size_t right_answers(const std::vector<nlohmann::json>& questions, const LoadOpt
   config.vocab_size = static_cast<int32_t>(model->config.vocab_size);
   config.exchange = exchange;
   config.scheduler.max_num_seqs = 16;
-  config.scheduler.max_num_batched_tokens = 96;  // prompts come in pieces, beside decoding sequences
+  config.scheduler.max_num_batched_tokens = static_cast<int32_t>(options.max_num_batched_tokens);
   config.scheduler.max_model_len = static_cast<int32_t>(model->max_model_len);
   config.scheduler.page_size = model->runner->page_size();
   config.scheduler.num_pages = model->runner->num_pages();
@@ -77,6 +78,11 @@ size_t right_answers(const std::vector<nlohmann::json>& questions, const LoadOpt
   }
   for (Request& request : requests) engine.submit(std::move(request));
   engine.run();
+  // All steps ran in what was allocated while the model was loaded. (All-to-all may need more: how many
+  // tokens a rank gets is the router's choice.)
+  if (!rank.on_cpu() && exchange == ExchangePolicy::kReplicated) {
+    CHECK(rank.device().memory_info().first == free_bytes);
+  }
   size_t right = 0;
   for (size_t i = 0; i < questions.size(); ++i) {
     const std::string text = tokenizer.decode(outputs[i + 1], /*skip_special_tokens=*/true);
@@ -94,6 +100,7 @@ TEST_CASE("the demo model answers on the device") {
   LoadOptions options;
   options.model_dir = kModel;
   options.max_num_seqs = 16;
+  options.max_num_batched_tokens = 96;  // prompts come in pieces, beside decoding sequences
   options.max_model_len = 192;
   options.kv_cache_tokens = 192 * 16;
   struct Way {
