@@ -4,7 +4,8 @@
 // late peer throws DeviceFault. World size 1 (parallel/self) copies or does nothing: callers have no if.
 //
 // all_reduce_sum and reduce_scatter_rows add in rank order 0, 1, .. N-1, so that every rank holds the
-// same bits and a run can be repeated.
+// same bits and a run can be repeated. (NCCL has an order of its own; the same bits on every rank hold
+// there too: parallel/nccl/nccl_collectives.h.)
 #pragma once
 
 #include <cstdint>

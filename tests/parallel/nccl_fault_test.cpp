@@ -22,7 +22,8 @@ using emulated::NcclFault;
 
 constexpr int kRanks = 3;
 constexpr int kVictim = 1;
-constexpr auto kLimit = std::chrono::milliseconds(600);
+// Above the pauses of a machine that does much else, so that nothing but the fault is reported.
+constexpr auto kLimit = std::chrono::milliseconds(1000);
 
 // Runs steps of two layers until one throws; the victim's fault is in step 2, layer 1.
 enum class Verb { kAllReduce, kAllToAll, kCounts, kPeerMemory, kGraph };

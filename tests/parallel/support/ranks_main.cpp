@@ -85,6 +85,16 @@ World& world() { return *current; }
 }  // namespace shoal::test
 
 int main(int argc, char** argv) {
+#ifdef SHOAL_WITH_NCCL
+  int ranks = 1;
+#ifdef SHOAL_WITH_MPI
+  ranks = shoal::MpiRuntime::launched_ranks();
+#endif
+  if (shoal::cuda_device_count() < ranks) {
+    std::printf("SKIPPED: %d GPUs for %d ranks\n", shoal::cuda_device_count(), ranks);
+    return 0;
+  }
+#endif
 #ifdef SHOAL_WITH_MPI
   std::optional<shoal::MpiRuntime> runtime;
   if (shoal::MpiRuntime::launched_ranks() > 1) runtime.emplace();
