@@ -13,9 +13,10 @@
 // The last two serve F32 activations, and BF16 ones where rows, shards or groups lie so that
 // 16-byte reads do not fit.
 //
-// A row's bits depend on its own x, the weight, the form and the device model (how k is split
-// follows from n, k and the number of SMs), not on its neighbours or its place among the rows. Two
-// row counts that take different forms may differ in the last bits.
+// A row's bits depend on its own x, the weight, the form and how k is split, not on its neighbours
+// or its place among the rows. Skinny and gemv split k by n, k and the number of SMs; tile and fma
+// also by how many tiles the rows make, so two row counts there, as two of different forms, may
+// differ in the last bits. Experts and heads never split k.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
 // The skinny form: up to 16 rows of BF16 activations times any weight, by tensor cores, without
 // shared memory for operands. Decode spends its time here.
 //
-// Bound by the bytes of the weight: n k kBits / 8, each read once, against 2 m n k FLOPs; at 8 rows
-// an H100 would need 5 PFLOP/s of FMAs and decoding to keep up with int4, which CUDA cores do not
-// have, and tensor cores do. The weight is the A operand (16 output rows), x the B operand (8 rows
-// of x): with the roles so, one row of x wastes nothing that bounds. Expected: 80 % of copy
-// bandwidth and more where the weight has some megabytes.
+// Bound by the bytes of the weight: n k kBits / 8, each read once, against 2 m n k FLOPs. To keep
+// up with int4 at 3.3 TB/s and 8 rows an H100 would need 107 TFLOP/s of FMAs beside the decoding;
+// its CUDA cores peak at 67, its tensor cores far above. The weight is the A operand (16 output
+// rows), x the B operand (8 rows of x): with the roles so, one row of x wastes nothing that bounds.
+// Expected, not yet measured: 80 % of copy bandwidth and more where the weight has some megabytes.
 //
 // mma.m16n8k16 asks of a lane pairs of k at 2t and 2t + 8. Any permutation of k that A and B share
 // gives the same sum, so a lane takes k contiguous: kBytes of rows g and g + 8, at k = (4 lanes: t)
@@ -33,7 +33,7 @@ struct Skinny {
   static constexpr int kChunk = kBytes * 8 / WeightType<W>::kBits;  // columns of a lane's read
   static constexpr int kStep = 4 * kChunk;                          // of a warp's
   // In flight per row and lane: as registers allow.
-  static constexpr int kReads = kBytes > 16 || kChunk* kTokenTiles > 32 ? 2 : 4;
+  static constexpr int kReads = kBytes > 16 || (kChunk * kTokenTiles) > 32 ? 2 : 4;
   static_assert(kChunk % 8 == 0);
 
   static __device__ void run(const MatmulTask& task, const Tile& tile) {

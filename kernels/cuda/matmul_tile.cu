@@ -9,9 +9,9 @@
 //
 // Bound by tensor cores when kBM = 128: 2 m n k FLOPs (times 2 for float16 weights, 3 for float32),
 // with n k weights decoded m / 64 times, some 2 operations each beside 64 FMAs of the tensor core:
-// 60 % of what mma.sync reaches is expected, which is 2/3 of an H100's peak and all of an A100's.
-// With 32 or 64 rows it is bound by the bytes of the weight, read m / kBM times from L2 and once
-// from DRAM, with 3 slices of 2 to 16 KiB under way per block.
+// 60 % of what mma.sync reaches is expected (not yet measured), which is 2/3 of an H100's peak and
+// all of an A100's. With 32 or 64 rows it is bound by the bytes of the weight, read m / kBM times
+// from L2 and once from DRAM, with 3 slices of 2 to 16 KiB under way per block.
 //
 // Scaled weights: sums over a scale group (or the 32 columns of a half slice, whichever is longer)
 // are kept apart and added with their scale in float32. REQUIRES: groups begin at multiples of 32

@@ -82,6 +82,23 @@ TEST_CASE("cuda linear: every type and shape, aligned or not, with and without b
   }
 }
 
+TEST_CASE("cuda linear: the verb, with the library where it takes the product", "[linear]") {
+  Random random(15);
+  for (const DType type : kActivations) {
+    const HostWeight w = random_weight(random, type, 24, 64);
+    const HostTensor bias = random.tensor(DType::kF32, {24});
+    const WeightOnDevice device_w(w);
+    const OnDevice device_bias(bias);
+    for (const int64_t rows : {0, 4, 9, 40}) {
+      INFO(dtype_name(type) << " rows " << rows);
+      const HostTensor x = random.tensor(type, {rows, 64});
+      const OnDevice device_x(x), out(HostTensor(type, {rows, 24}));
+      cuda_ops().linear(device_x, device_w, device_bias, out);
+      CHECK(first_violation(out.host(), product(x, w.weight, bias, type)) == "");
+    }
+  }
+}
+
 TEST_CASE("cuda linear: more rows and columns than a tile has", "[linear]") {
   Random random(2);
   for (const DType type : kWeightTypes) {
@@ -135,6 +152,10 @@ TEST_CASE("cuda linear: few columns and a long k, in parts", "[linear]") {
         check_linear(activations(random, activation, rows, 2080, true), w, bias, activation);
       }
     }
+    const HostWeight longer =
+        random_weight(random, type, 3, 24576);  // for all lanes of gemv, twice
+    INFO(dtype_name(type) << " k 24576");
+    check_linear(activations(random, DType::kF32, 2, 24576, true), longer, {}, DType::kF32);
   }
 }
 
