@@ -39,3 +39,18 @@ describe_device() {
     echo "$toolkit, no GPU: the build is for the CPU"
   fi
 }
+
+# Ninja's lines in: on a terminal one line that is written over, else a line for every tenth part.
+show_progress() {
+  local line tenth=0
+  while IFS= read -r line; do
+    [[ $line =~ ^\[([0-9]+)/([0-9]+)\] ]] || continue
+    if [[ -t 1 ]]; then
+      printf '\r\033[K      %s' "${line:0:90}"
+    elif ((BASH_REMATCH[1] * 10 / BASH_REMATCH[2] > tenth)); then
+      tenth=$((BASH_REMATCH[1] * 10 / BASH_REMATCH[2]))
+      printf '      %s\n' "$line"
+    fi
+  done
+  if [[ -t 1 ]]; then printf '\r\033[K'; fi
+}

@@ -2,18 +2,26 @@
 # Installs with apt the Debian packages that building and testing Shoal need and that are missing.
 # Does nothing, and asks for no rights, when all are there. The one list of packages: the quick start
 # and tests/run.sh call this.
+#   deploy/install_deps.sh [--one-rank]    without what only the server and several ranks need
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 packages=(
   g++ cmake ninja-build ccache git pkg-config  # build
-  libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev  # gRPC
-  libopenmpi-dev openmpi-bin  # ranks
   libhwy-dev  # SIMD
   libpcre2-dev libutf8proc-dev nlohmann-json3-dev  # tokenizer and checkpoint files
   libspdlog-dev libfmt-dev libcli11-dev  # log and command line
   catch2 zlib1g-dev  # tests
 )
+case ${1-} in
+  "")
+    packages+=(
+      libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev  # gRPC
+      libopenmpi-dev openmpi-bin  # ranks
+    ) ;;
+  --one-rank) ;;
+  *) die "unknown argument $1; known is --one-rank" ;;
+esac
 
 command -v dpkg-query >/dev/null ||
   die "this is no Debian; install what these packages of Debian 12 hold: ${packages[*]}"
