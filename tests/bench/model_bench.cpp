@@ -123,7 +123,10 @@ class ModelBench {
       : options_(options), report_(report), sizes_(options.meter.tiny ? kTiny : kReal) {}
 
   void run(const ModelCase& which) {
-    RankRuntime rank({options_.device, options_.meter.threads});
+    BackendOptions backend;
+    backend.device = options_.device;
+    backend.num_threads = options_.meter.threads;
+    RankRuntime rank(backend);
     ModelUnderTest model(which, rank, sizes_);
     for (const int64_t tokens : sizes_.prefills) {
       add(which, fmt::format("prefill, {} tokens", tokens), tokens,
