@@ -62,6 +62,10 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
+  // A back end may time its choices of kernels on the first calls of each shape. From here on it keeps
+  // what it has: the steps before were like those that come.
+  virtual void end_warm_up() {}
+
   // out[t] = table[ids[t] - first_row], or zeros when that row is not held here (vocabulary sharding).
   virtual void embedding(const Tensor& ids,    // [T] I32
                          const Tensor& table,  // [vocab, hidden] F32 | F16 | BF16

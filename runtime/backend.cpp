@@ -68,7 +68,7 @@ RankRuntime::RankRuntime(const BackendOptions& options) {
   if (on_cpu_) {
     join_cpu();
   } else {
-    join_cuda();
+    join_cuda(options);
   }
   if (!collectives_) collectives_ = std::make_unique<SelfCollectives>(*device_);
   workspace_ = std::make_unique<Workspace>(*device_);
@@ -82,10 +82,11 @@ void RankRuntime::join_cpu() {
 #endif
 }
 
-void RankRuntime::join_cuda() {
+void RankRuntime::join_cuda(const BackendOptions& options) {
 #ifdef SHOAL_WITH_CUDA
   auto device = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
-  ops_ = make_cuda_ops(*device);
+  const std::string suffix = size() > 1 ? fmt::format(".rank{}", rank()) : "";
+  ops_ = make_cuda_ops(*device, options.gemm_cache.empty() ? "" : options.gemm_cache + suffix);
   if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(*device, *group_);
   sampler_ = make_cuda_sampler(*device);
   device_ = std::move(device);

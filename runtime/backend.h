@@ -17,6 +17,7 @@ namespace shoal {
 
 struct BackendOptions {
   std::string device = "auto";  // auto (a GPU where this build and machine have one) | cpu | cuda
+  std::string gemm_cache;  // GPUs: see make_cuda_ops(); every rank adds its number
   int num_threads = 0;  // 0: the cores this process may use, divided by the ranks on this node
 };
 
@@ -50,7 +51,7 @@ class RankRuntime {
   class World;  // keeps MPI initialised while there is one
   std::unique_ptr<World> world_;
   void join_cpu();
-  void join_cuda();
+  void join_cuda(const BackendOptions& options);
 
   bool on_cpu_ = true;
   int num_threads_ = 1;

@@ -24,6 +24,7 @@ struct EngineOptions {
   int64_t kv_cache_tokens = 0;            // --kv-cache-tokens; 0: from --kv-cache-memory
   int64_t kv_cache_memory_bytes = 0;      // --kv-cache-memory; 0: 4 GiB or a quarter of what is free
   double gpu_memory_utilization = 0.9;    // --gpu-memory-utilization
+  std::string gemm_cache;                 // --gemm-cache FILE
   bool enforce_eager = false;             // --enforce-eager
   bool enable_prefix_caching = true;      // --no-enable-prefix-caching
 };

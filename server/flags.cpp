@@ -114,6 +114,9 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->check(CLI::Range(0.01, 1.0))
       ->group(group)
       ->capture_default_str();
+  app.add_option("--gemm-cache", o.gemm_cache,
+                 "File of timed cuBLASLt algorithms; written at the first start, used from then on")
+      ->group(group);
   app.add_flag("--enforce-eager", o.enforce_eager, "Run decode steps without CUDA graphs")
       ->group(group);
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.enable_prefix_caching,

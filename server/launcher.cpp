@@ -109,6 +109,7 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--kv-cache-tokens={}", o.kv_cache_tokens),
       fmt::format("--kv-cache-memory={}", o.kv_cache_memory_bytes),
       fmt::format("--gpu-memory-utilization={}", o.gpu_memory_utilization),
+      "--gemm-cache=" + o.gemm_cache,
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
       "--socket=" + socket_path,

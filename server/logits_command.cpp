@@ -132,7 +132,7 @@ int run_logits(const LogitsOptions& options) {
   if (options.chunk < 0) throw_invalid("--chunk {}: use 0 or more", options.chunk);
   const auto length = static_cast<int64_t>(tokens.size()) + options.greedy;
 
-  RankRuntime rank({e.device, e.threads_per_rank});
+  RankRuntime rank({.device = e.device, .num_threads = e.threads_per_rank});
   LoadOptions load;
   load.model_dir = resolve_model_dir(e.model, e.revision);
   load.dtype = e.dtype;

@@ -122,7 +122,9 @@ int run_rank(const EngineOptions& options, const std::string& socket_path) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   // One letter for the level, as the front end's log reads it.
   spdlog::set_pattern("%L %v");
-  RankRuntime rank({options.device, options.threads_per_rank});
+  RankRuntime rank({.device = options.device,
+                    .gemm_cache = options.gemm_cache,
+                    .num_threads = options.threads_per_rank});
   spdlog::set_pattern(fmt::format("%L rank {}: %v", rank.rank()));
   if (rank.size() != options.tensor_parallel_size) {
     throw_invalid("--tensor-parallel-size {}: started as {} ranks", options.tensor_parallel_size,

@@ -24,7 +24,10 @@ std::unique_ptr<CudaDevice> make_cuda_device(int index);
 
 // All verbs, on the device's stream. Activations F32 or BF16, all of one call alike unless a verb's
 // contract says otherwise (docs/kernels.md). The device must outlive it.
-std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device);
+// gemm_cache: a file of timed cuBLASLt algorithms. It is used if it is this GPU's and this library's;
+// otherwise the products that run before end_warm_up() are timed, and it is written. "" for the library's
+// own choice.
+std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device, const std::string& gemm_cache = "");
 
 // The device must outlive it.
 std::unique_ptr<DeviceSampler> make_cuda_sampler(CudaDevice& device);

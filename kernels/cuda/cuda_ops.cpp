@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_ops.h"
 
+#include <spdlog/spdlog.h>
+
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/expert_tables.h"
@@ -19,15 +21,34 @@ void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* wha
               "{} is {}, wanted {} of int32", what, tensor.shape_string(), elements);
 }
 
-CudaOps::CudaOps(CudaDevice& device)
+CudaOps::CudaOps(CudaDevice& device, const std::string& gemm_cache)
     : device_(device),
       scratch_(device),
       cublaslt_(std::make_unique<CublasLt>(device)),
-      expert_tables_(std::make_unique<ExpertTables>(device)) {}
+      gemm_cache_(gemm_cache),
+      expert_tables_(std::make_unique<ExpertTables>(device)) {
+  // What the file has was timed before; without it every product is.
+  tuning_ = !gemm_cache.empty() && cublaslt_->load(gemm_cache) == 0;
+}
 
 CudaOps::~CudaOps() = default;
 
-std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device) { return std::make_unique<CudaOps>(device); }
+bool CudaOps::dense_linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) {
+  // Timing waits for the device, which a recorded step cannot; its shapes were seen just before.
+  return tuning_ && !device_.capturing() ? cublaslt_->tune(x, w, bias, out, scratch_)
+                                         : cublaslt_->matmul(x, w, bias, out, scratch_);
+}
+
+void CudaOps::end_warm_up() {
+  if (!tuning_) return;
+  tuning_ = false;
+  cublaslt_->save(gemm_cache_);
+  spdlog::info("timed cuBLASLt's algorithms, kept in {}:\n{}", gemm_cache_, cublaslt_->describe());
+}
+
+std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device, const std::string& gemm_cache) {
+  return std::make_unique<CudaOps>(device, gemm_cache);
+}
 
 std::unique_ptr<DeviceSampler> make_cuda_sampler(CudaDevice& device) {
   return std::make_unique<CudaSampler>(device);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "kernels/base/workspace.h"
 #include "kernels/cuda/cuda_device.h"
@@ -18,8 +19,11 @@ void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* wha
 
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(CudaDevice& device);
+  // gemm_cache: see make_cuda_ops().
+  CudaOps(CudaDevice& device, const std::string& gemm_cache);
   ~CudaOps() override;
+
+  void end_warm_up() override;
 
   void embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
                  const Tensor& out) override;
@@ -62,12 +66,16 @@ class CudaOps final : public Ops {
 
  private:
   cudaStream_t stream() const { return device_.stream(); }
+  // Through cuBLASLt, where that takes it.
+  bool dense_linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out);
 
   CudaDevice& device_;
   // What a verb needs between its kernels (partial sums, quantised activations); a verb takes it in a
   // Workspace::Scope. Grows in the first steps only, never while a graph is captured.
   Workspace scratch_;
   std::unique_ptr<CublasLt> cublaslt_;
+  std::string gemm_cache_;
+  bool tuning_ = false;
   std::unique_ptr<ExpertTables> expert_tables_;  // device copies of grouped_linear's weight spans
 };
 

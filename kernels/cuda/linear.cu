@@ -61,7 +61,7 @@ void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const
         bias.dtype == DType::kF32 && bias.rank == 1 && bias.dim(0) == w.n() && bias.contiguous(),
         "bias {}", bias.shape_string());
   }
-  if (x.dim(0) > kFewRows && cublaslt_->matmul(x, w, bias, out, scratch_)) return;
+  if (x.dim(0) > kFewRows && dense_linear(x, w, bias, out)) return;
   own_linear(device_, scratch_, x, w, bias, out);
 }
 

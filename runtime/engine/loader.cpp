@@ -124,6 +124,7 @@ std::unique_ptr<LoadedModel> load_model(
     m->runner->warm_up(options.max_num_batched_tokens, options.max_num_seqs, m->max_model_len);
   }
   if (!options.enforce_eager) record_graphs(options, rank, *m);
+  rank.ops().end_warm_up();
   rank.group().barrier();
   if (progress) progress(total, total);
   m->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -16,7 +16,7 @@ inline std::string test_device() {
 }
 
 inline RankRuntime& rank_runtime() {
-  static RankRuntime rank({test_device(), 1});
+  static RankRuntime rank({.device = test_device(), .num_threads = 1});
   return rank;
 }
 
