@@ -6,7 +6,8 @@
 //  - Arithmetic in float; bfloat16, half and e4m3 are storage: to_f32() and from_f32<T>().
 //  - Static shared memory by __shared__, dynamic by SHOAL_DYN_SMEM(T, name), one buffer per kernel.
 //  - No return before a collective of the block or warp; warp collectives name exact masks.
-//  - Memory that another device or block polls goes through ld_acquire / st_release / spin_pause.
+//  - Memory that another device, block or the host polls goes through ld_acquire / st_release (or
+//    st_relaxed) / spin_pause.
 //  - No __device__ or __constant__ globals, no grid-wide synchronisation, no atomics whose order shows.
 //  - sm_80 is the floor; anything newer is a peer chosen at run time.
 #pragma once
@@ -178,6 +179,10 @@ __device__ __forceinline__ uint32_t ld_acquire(const uint32_t* flag) {  // syste
 }
 __device__ __forceinline__ void st_release(uint32_t* flag, uint32_t value) {  // system scope
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+// Orders nothing: for what the host reads as a hint. A release waits for a fence, about a microsecond.
+__device__ __forceinline__ void st_relaxed(uint32_t* word, uint32_t value) {  // system scope
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 __device__ __forceinline__ void spin_pause() { __nanosleep(20); }
 __device__ __forceinline__ uint64_t nanoseconds() {  // of a clock that runs while a kernel spins

@@ -6,7 +6,7 @@
 namespace shoal {
 namespace {
 
-__global__ void mark(uint32_t* word, uint32_t number) { gpu::st_release(word, number); }
+__global__ void mark(uint32_t* word, uint32_t number) { gpu::st_relaxed(word, number); }
 
 }  // namespace
 

@@ -98,9 +98,11 @@ NcclCollectives::~NcclCollectives() {
   device_.remove_observer(this);
   if (std::uncaught_exceptions() != exceptions_at_start_) comm_.abort();  // others may never come
   if (!peer_) return;
-  // Nobody may free memory that another rank's kernel still reads: one more sum over all, and all
-  // kernels before it have ended everywhere.
+  // Nobody may free memory that another rank still has open: one more sum over all, and everybody
+  // has closed it.
   try {
+    device_.synchronize();
+    peer_->disconnect();
     device_.zero(counts_.data(), counts_.bytes());
     all_reduce_by_nccl(Tensor(counts_.data(), DType::kI32, {1}));
     device_.synchronize();

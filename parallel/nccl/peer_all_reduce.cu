@@ -147,7 +147,7 @@ __device__ bool meet(const PeerMemory& m, int meeting, uint32_t epoch) {
 
 // The number of this launch, the same on all ranks.
 __device__ uint32_t begin_launch(const PeerMemory& m) {
-  if (m.number != 0 && blockIdx.x == 0 && threadIdx.x == 0) st_release(m.progress, m.number);
+  if (m.number != 0 && blockIdx.x == 0 && threadIdx.x == 0) st_relaxed(m.progress, m.number);
   return m.epoch[0] + 1;
 }
 

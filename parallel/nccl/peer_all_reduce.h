@@ -55,9 +55,12 @@ class PeerAllReduce {
   static std::unique_ptr<PeerAllReduce> make(CudaDevice& device, ProcessGroup& control,
                                              size_t buffer_bytes,
                                              std::chrono::milliseconds time_limit);
-  // The other ranks must have ended their kernels, or all of them have failed.
+  // The other ranks must have called disconnect(), or all of them have failed.
   ~PeerAllReduce();
   PeerAllReduce(const PeerAllReduce&) = delete;
+  // Closes the others' memory, which they may free only after that (cudaIpcCloseMemHandle). The
+  // device must have ended the kernels; none may follow.
+  void disconnect();
 
   // Whether x can go this way: F32 or BF16, contiguous, and no larger than the buffer.
   bool takes(const Tensor& x) const;

@@ -318,6 +318,9 @@ inline uint32_t ld_acquire(const uint32_t* flag) { return __atomic_load_n(flag, 
 inline void st_release(uint32_t* flag, uint32_t value) {
   __atomic_store_n(flag, value, __ATOMIC_RELEASE);
 }
+inline void st_relaxed(uint32_t* word, uint32_t value) {
+  __atomic_store_n(word, value, __ATOMIC_RELAXED);
+}
 inline void spin_pause() { emulated::yield(); }
 inline uint64_t nanoseconds() {
   return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
