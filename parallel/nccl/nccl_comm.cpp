@@ -180,7 +180,8 @@ void NcclComm::issue(const std::function<void(ncclComm_t)>& calls) {
 }
 
 ncclResult_t NcclComm::async_error() {
-  const std::lock_guard lock(mutex_);
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) return ncclInProgress;
   if (comm_ == nullptr) return ncclSuccess;
   ncclResult_t result = ncclSuccess;
   const ncclResult_t called = ncclCommGetAsyncError(comm_, &result);
@@ -188,7 +189,12 @@ ncclResult_t NcclComm::async_error() {
 }
 
 void NcclComm::abort() {
-  const std::lock_guard lock(mutex_);
+  // Longer than any call that makes progress: the first one of a kind connects the ranks.
+  const std::unique_lock lock(mutex_, std::chrono::seconds(5));
+  if (!lock) {
+    spdlog::error("rank {}: a thread does not come back from NCCL: cannot abort", rank_);
+    return;
+  }
   if (comm_ == nullptr) return;
   const ncclResult_t result = ncclCommAbort(comm_);
   comm_ = nullptr;

@@ -34,11 +34,13 @@ class NcclComm {
   // refused, did not take it within the time limit, or the communicator was aborted.
   void issue(const std::function<void(ncclComm_t)>& calls);
 
-  // Any thread. What NCCL says of the communicator: ncclSuccess, ncclInProgress, or what has
-  // failed.
+  // Any thread. What NCCL says of the communicator: ncclSuccess, ncclInProgress (also while another
+  // thread is inside NCCL), or what has failed. Never waits.
   ncclResult_t async_error();
   // Any thread; once aborted, further calls do nothing. Ends what is on the stream, so that the
-  // stream goes on, without waiting for other ranks.
+  // stream goes on, without waiting for other ranks. Gives up, with a line in the log, when another
+  // thread does not leave NCCL: a launch waits while the stream's queue is full, and that it is
+  // when the GPU waits for a rank that is gone.
   void abort();
 
  private:
@@ -50,7 +52,7 @@ class NcclComm {
   int rank_;
   int size_;
   std::chrono::milliseconds time_limit_;
-  std::mutex mutex_;           // NCCL allows one thread at a time inside a communicator
+  std::timed_mutex mutex_;     // NCCL allows one thread at a time inside a communicator
   ncclComm_t comm_ = nullptr;  // guarded by mutex_; null before joining and once aborted
 };
 
