@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/kernel_image.h"
 
 namespace shoal {
 
@@ -28,29 +29,33 @@ std::string version_string(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
-// Throws what is wrong with this machine, as bad input: it is for the person who started Shoal to mend.
+// Throws what is wrong with this machine, as bad input: it is for the person who started Shoal to
+// mend.
 void require_device(int index) {
   int driver = 0, runtime = 0, count = 0;
   cudaRuntimeGetVersion(&runtime);
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
-    throw_invalid("--device cuda: no NVIDIA driver on this machine; install one for CUDA {} or newer, "
-                  "or use --device cpu",
-                  version_string(runtime));
+    throw_invalid(
+        "--device cuda: no NVIDIA driver on this machine; install one for CUDA {} or newer, "
+        "or use --device cpu",
+        version_string(runtime));
   }
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver) {
-    throw_invalid("--device cuda: the NVIDIA driver is for CUDA {}, this binary needs {} or newer: "
-                  "update the driver, or use --device cpu",
-                  version_string(driver), version_string(runtime));
+    throw_invalid(
+        "--device cuda: the NVIDIA driver is for CUDA {}, this binary needs {} or newer: "
+        "update the driver, or use --device cpu",
+        version_string(driver), version_string(runtime));
   }
   if (error != cudaSuccess || count == 0) {
     throw_invalid("--device cuda: no GPU ({}); use --device cpu",
                   error == cudaSuccess ? "none found" : cudaGetErrorString(error));
   }
   if (index >= count) {
-    throw_invalid("--device cuda: rank {} of this node needs a GPU of its own, and there {} {}; use "
-                  "--tensor-parallel-size {} or fewer",
-                  index, count == 1 ? "is" : "are", count, count);
+    throw_invalid(
+        "--device cuda: rank {} of this node needs a GPU of its own, and there {} {}; use "
+        "--tensor-parallel-size {} or fewer",
+        index, count == 1 ? "is" : "are", count, count);
   }
 }
 
@@ -89,9 +94,10 @@ std::unique_ptr<CudaDevice> make_cuda_device(int index) {
 CudaDevice::CudaDevice(int index) : index_(index) {
   require_device(index);
   if (const cudaError_t error = cudaSetDevice(index); error != cudaSuccess) {
-    throw_invalid("--device cuda: GPU {} cannot be used: {}; another process may hold it "
-                  "exclusively (nvidia-smi)",
-                  index, cudaGetErrorString(error));
+    throw_invalid(
+        "--device cuda: GPU {} cannot be used: {}; another process may hold it "
+        "exclusively (nvidia-smi)",
+        index, cudaGetErrorString(error));
   }
   cudaDeviceProp properties{};
   SHOAL_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
@@ -103,6 +109,12 @@ CudaDevice::CudaDevice(int index) : index_(index) {
   if (arch_ < 80) {
     throw_invalid("--device cuda: GPU {} is {}, sm_{}; Shoal needs sm_80 (Ampere) or newer", index,
                   properties.name, arch_);
+  }
+  if (const cudaError_t error = find_kernel_image(); error != cudaSuccess) {
+    throw_invalid(
+        "--device cuda: this binary has no kernels for GPU {}, {}, sm_{} ({}): build it with "
+        "-DCMAKE_CUDA_ARCHITECTURES={}, or use --device cpu",
+        index, properties.name, arch_, cudaGetErrorString(error), arch_);
   }
   SHOAL_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   for (Staging& slot : staging_) {
@@ -132,10 +144,11 @@ Buffer CudaDevice::allocate(size_t bytes) {
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
     const auto [available, total] = memory_info();
-    throw DeviceFault(fmt::format(
-        "{}: out of memory allocating {} bytes ({} of {} are free): lower --gpu-memory-utilization, or "
-        "free what other processes hold (nvidia-smi)",
-        name_, bytes, available, total));
+    throw DeviceFault(
+        fmt::format("{}: out of memory allocating {} bytes ({} of {} are free): lower "
+                    "--gpu-memory-utilization, or "
+                    "free what other processes hold (nvidia-smi)",
+                    name_, bytes, available, total));
   }
   SHOAL_CUDA_CHECK(error);
   return Buffer(this, data, bytes);
@@ -226,6 +239,7 @@ std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& wo
     capturing_ = false;
     cudaStreamEndCapture(stream_, &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);
+    cudaGetLastError();  // that the capture was lost is no news: the next launch must not report it
     throw;
   }
   capturing_ = false;
