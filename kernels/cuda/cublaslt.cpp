@@ -207,6 +207,9 @@ std::vector<cublasLtMatmulHeuristicResult_t> CublasLt::candidates(Plan& plan, in
             "cublasLtMatmulPreferenceSetAttribute", key);
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{workspace_.bytes()});
+  // Parts of k are added up in float32, not rounded to the output's type one by one.
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+         uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(key.align_w));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(key.align_x));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.align_out));
@@ -332,6 +335,12 @@ void CublasLt::after(const Operands& o, const Tensor& bias, const Tensor& out) {
   store_product(o.product, o.key.bias ? Tensor() : bias, out, device_.stream());
 }
 
+void CublasLt::run(Shape& shape, const Operands& operands, const Tensor& bias, const Tensor& out) {
+  before(operands);
+  require(launch(shape, operands, shape.plan->chosen.algo), "cublasLtMatmul", operands.key);
+  after(operands, bias, out);
+}
+
 bool CublasLt::matmul(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
                       Workspace& scratch) {
   Workspace::Scope scope(scratch);
@@ -340,9 +349,7 @@ bool CublasLt::matmul(const Tensor& x, const Weight& w, const Tensor& bias, cons
   if (operands.tokens == 0) return true;
   Shape& shape = shape_for(operands.key, operands.tokens);
   if (!shape.plan->supported) return false;
-  before(operands);
-  require(launch(shape, operands, shape.plan->chosen.algo), "cublasLtMatmul", operands.key);
-  after(operands, bias, out);
+  run(shape, operands, bias, out);
   return true;
 }
 
@@ -358,6 +365,10 @@ bool CublasLt::tune(const Tensor& x, const Weight& w, const Tensor& bias, const 
   Shape& shape = shape_for(operands.key, operands.tokens);
   Plan& plan = *shape.plan;
   if (!plan.supported) return false;
+  if (plan.source == Source::kTuned) {  // as for the other layers that have weights of this shape
+    run(shape, operands, bias, out);
+    return true;
+  }
   struct Event {
     cudaEvent_t event = nullptr;
     Event() { SHOAL_CUDA_CHECK(cudaEventCreate(&event)); }

@@ -51,7 +51,8 @@ class CublasLt {
               Workspace& scratch);
 
   // Times the library's first candidates for this product on the device and keeps the fastest for
-  // all products of its bucket. Leaves the product in out. Waits for the device: never in a step.
+  // all products of its bucket; later calls of the bucket multiply only. Leaves the product in out.
+  // Waits for the device: never in a step.
   bool tune(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
             Workspace& scratch);
 
@@ -106,6 +107,7 @@ class CublasLt {
   // Whether the algorithm can run the plan's product with these layouts in our workspace.
   bool check(Plan& plan, cublasLtMatrixLayoutOpaque_t& x, cublasLtMatrixLayoutOpaque_t& out,
              const cublasLtMatmulAlgo_t& algo, cublasLtMatmulHeuristicResult_t& result);
+  void run(Shape& shape, const Operands& operands, const Tensor& bias, const Tensor& out);
   void before(const Operands& operands);
   cublasStatus_t launch(Shape& shape, const Operands& operands, const cublasLtMatmulAlgo_t& algo);
   void after(const Operands& operands, const Tensor& bias, const Tensor& out);
