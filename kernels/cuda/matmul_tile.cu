@@ -35,9 +35,9 @@ struct MmaTile {
 
   static constexpr int kXRow = kSlice * 2, kWRow = kSlice * WeightType<W>::kBits / 8;  // bytes
   static constexpr int kXBytes = kBM * kXRow, kStageBytes = kXBytes + kTileN * kWRow;
-  // What every GPU has for one block, less the tile map; with two blocks per SM, what an A100 has
-  // for each.
-  static constexpr int kFit = (kBM == 128 ? 98 : 80) * 1024 / kStageBytes;
+  // What every GPU has for one block, less the tile map; with two blocks per SM, half of an A100's
+  // 164 KiB, less the map and the 1 KiB that the driver takes of each.
+  static constexpr int kFit = (kBM == 128 ? 98 : 78) * 1024 / kStageBytes;
   static constexpr int kStages = kFit < 2 ? 2 : (kFit > 4 ? 4 : kFit);
   static constexpr size_t kSmemBytes = static_cast<size_t>(kStages) * kStageBytes;
 

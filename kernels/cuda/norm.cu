@@ -57,8 +57,9 @@ __device__ __forceinline__ float squares(const float (&v)[kPack], float sum) {
 
 // out may be x: a pack is written by the thread that has read it, after all have read.
 template <typename X, typename Out>
-__global__ void rms_norm_kernel(const X* x, const float* __restrict__ weight, float eps, Out* out,
-                                int64_t dim, int64_t x_stride, int64_t out_stride, bool aligned) {
+__global__ void __launch_bounds__(kMaxThreads)
+    rms_norm_kernel(const X* x, const float* __restrict__ weight, float eps, Out* out, int64_t dim,
+                    int64_t x_stride, int64_t out_stride, bool aligned) {
   __shared__ float scratch[kWarp];
   const NormRow row{dim, aligned};
   x += blockIdx.x * x_stride;
@@ -85,10 +86,10 @@ __global__ void rms_norm_kernel(const X* x, const float* __restrict__ weight, fl
 // The norm is taken of the residual as it is stored, so that it does not matter whether a later
 // layer reads the residual again or this kernel keeps it.
 template <typename X, typename Residual, typename Out>
-__global__ void add_rms_norm_kernel(const X* x, Residual* residual,
-                                    const float* __restrict__ weight, float eps, Out* out,
-                                    int64_t dim, int64_t x_stride, int64_t residual_stride,
-                                    int64_t out_stride, bool aligned) {
+__global__ void __launch_bounds__(kMaxThreads)
+    add_rms_norm_kernel(const X* x, Residual* residual, const float* __restrict__ weight, float eps,
+                        Out* out, int64_t dim, int64_t x_stride, int64_t residual_stride,
+                        int64_t out_stride, bool aligned) {
   __shared__ float scratch[kWarp];
   const NormRow row{dim, aligned};
   x += blockIdx.x * x_stride;
