@@ -84,12 +84,13 @@ void RankRuntime::join_cpu() {
 
 void RankRuntime::join_cuda(const BackendOptions& options) {
 #ifdef SHOAL_WITH_CUDA
-  auto device = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
+  auto made = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
+  CudaDevice& device = *made;
+  device_ = std::move(made);  // before what uses it: should joining throw, it must end last
   const std::string suffix = size() > 1 ? fmt::format(".rank{}", rank()) : "";
-  ops_ = make_cuda_ops(*device, options.gemm_cache.empty() ? "" : options.gemm_cache + suffix);
-  if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(*device, *group_);
-  sampler_ = make_cuda_sampler(*device);
-  device_ = std::move(device);
+  ops_ = make_cuda_ops(device, options.gemm_cache.empty() ? "" : options.gemm_cache + suffix);
+  if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(device, *group_);
+  sampler_ = make_cuda_sampler(device);
 #else
   throw_invalid("--device cuda: this build has cpu only; build with -DSHOAL_CUDA=ON");
 #endif
