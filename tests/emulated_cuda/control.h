@@ -17,6 +17,10 @@ void fail_allocation_after(int64_t n);
 // sticky: its device is lost until reset(). -1: none.
 void fail_kernel_after(int64_t n);
 
+// Whether the binary has images of its kernels for the devices' architecture. Without, whoever asks for a
+// kernel or launches one gets cudaErrorNoKernelImageForDevice.
+void set_kernel_images(bool present);
+
 // Every piece of work of every stream first sleeps a random time of up to `microseconds`, so that a
 // missing synchronisation between streams or with the host shows. 0: none.
 void set_stream_delays(unsigned seed, int microseconds);

@@ -33,6 +33,7 @@ size_t from_environment(const char* name, size_t otherwise) {
 struct Control {
   std::atomic<unsigned> seed{static_cast<unsigned>(from_environment("SHOAL_EMULATED_SEED", 0))};
   std::atomic<int64_t> allocations_left{-1}, kernels_left{-1};
+  std::atomic<bool> kernel_images{true};
 };
 Control& control() {
   static Control& all = *new Control;
@@ -115,6 +116,7 @@ unsigned thread_order_seed() { return control().seed; }
 void set_thread_order_seed(unsigned seed) { control().seed = seed; }
 void fail_allocation_after(int64_t n) { control().allocations_left = n; }
 void fail_kernel_after(int64_t n) { control().kernels_left = n; }
+void set_kernel_images(bool present) { control().kernel_images = present; }
 bool allocation_fails() { return count_down(control().allocations_left); }
 bool kernel_fails() { return count_down(control().kernels_left); }
 
@@ -122,6 +124,7 @@ void reset() {
   set_thread_order_seed(static_cast<unsigned>(from_environment("SHOAL_EMULATED_SEED", 0)));
   fail_allocation_after(-1);
   fail_kernel_after(-1);
+  set_kernel_images(true);
   set_stream_delays(0, 0);
   for (int i = 0; i < device_count(); ++i) device(i).fault = cudaSuccess;
   last_error = cudaSuccess;
@@ -129,6 +132,7 @@ void reset() {
 
 cudaError_t launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dynamic_smem,
                           cudaStream_t stream, std::function<void()> thread_body) {
+  if (!control().kernel_images) return answer(cudaErrorNoKernelImageForDevice);
   const uint64_t threads = uint64_t{1} * block.x * block.y * block.z;
   if (threads == 0 || threads > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
       grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
@@ -367,6 +371,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
+  if (!emu::control().kernel_images) return answer(cudaErrorNoKernelImageForDevice);
   const emu::ApiGuard guard(emu::api_lock());
   const auto limit = emu::dynamic_smem_limits().find({emu::current_device(), function});
   *attributes = {};

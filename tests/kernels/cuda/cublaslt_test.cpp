@@ -428,6 +428,23 @@ TEST_CASE("cublaslt: tuned plans survive on disk", "[cuda][cublaslt]") {
   CHECK_THROWS_AS(first.lt.save(folder / "no such folder/plans.json"), InvalidInput);
 }
 
+TEST_CASE("cublaslt: a product is timed once", "[cuda][cublaslt]") {
+  Tuned tuned;
+  Multiplier m;
+  REQUIRE(tuned.tune(m));
+  const std::string plans = m.lt.describe();
+  cuda_device().zero(tuned.out.view().data, tuned.out.view().num_bytes());
+#ifdef SHOAL_CUDA_EMULATED
+  const int64_t matmuls = emulated::cublaslt_calls().matmuls;
+#endif
+  REQUIRE(tuned.tune(m));
+#ifdef SHOAL_CUDA_EMULATED
+  CHECK(emulated::cublaslt_calls().matmuls == matmuls + 1);
+#endif
+  CHECK(tuned.violation() == "");
+  CHECK(m.lt.describe() == plans);
+}
+
 TEST_CASE("cublaslt: a plan file that is not ours is ignored with one line", "[cuda][cublaslt]") {
   const TemporaryFolder folder;
   const std::string path = folder / "plans.json";
