@@ -189,8 +189,9 @@ ncclResult_t NcclComm::async_error() {
 }
 
 void NcclComm::abort() {
-  // Longer than any call that makes progress: the first one of a kind connects the ranks.
-  const std::unique_lock lock(mutex_, std::chrono::seconds(5));
+  // Far longer than any call that makes progress takes: what needs the other ranks is done by a
+  // thread of NCCL's.
+  const std::unique_lock lock(mutex_, std::chrono::seconds(2));
   if (!lock) {
     spdlog::error("rank {}: a thread does not come back from NCCL: cannot abort", rank_);
     return;

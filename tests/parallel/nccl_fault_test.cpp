@@ -176,6 +176,31 @@ TEST_CASE("a GPU that does not react to the abort ends the process, saying so") 
                  Catch::EndsWith("the GPU does not react to the abort"));
 }
 
+TEST_CASE("a thread that does not come back from NCCL holds up neither the looks nor the abort") {
+  const auto results = run_forked(2, [](ProcessGroup& group) -> std::string {
+    CudaDevice device(group.rank());
+    NcclComm comm(device, group, kLimit);
+    std::promise<void> inside, leave;
+    std::thread stuck([&] {
+      comm.issue([&](ncclComm_t) {
+        inside.set_value();
+        leave.get_future().wait();
+      });
+    });
+    inside.get_future().wait();
+    std::string report = comm.async_error() == ncclInProgress ? "in progress" : "another answer";
+    comm.abort();
+    leave.set_value();
+    stuck.join();
+    comm.abort();
+    return report;
+  });
+  for (const RankResult& result : results) {
+    CHECK(!result.hung);
+    CHECK(result.report == "in progress");
+  }
+}
+
 TEST_CASE("the control plane reports a lost peer: no waiting for the time limit") {
   const auto results = run_forked(2, [](ProcessGroup& group) -> std::string {
     CudaDevice device(group.rank());
