@@ -35,6 +35,7 @@ Watchdog::Watchdog(CudaDevice& device, int rank, int size, std::chrono::millisec
   progress_ = static_cast<uint32_t*>(word);
   *progress_ = 0;
   thread_ = std::thread([this] { watch(); });
+  guard_thread_ = std::thread([this] { guard(); });
 }
 
 Watchdog::~Watchdog() {
@@ -44,6 +45,12 @@ Watchdog::~Watchdog() {
   }
   changed_.notify_all();
   thread_.join();
+  {
+    const std::lock_guard lock(mutex_);
+    guard_ending_ = true;
+  }
+  changed_.notify_all();
+  guard_thread_.join();
   for (const Entry& entry : entries_) cudaEventDestroy(entry.ended);
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
   cudaFreeHost(progress_);
@@ -82,22 +89,40 @@ void Watchdog::fail(const std::string& what) {
 }
 
 cudaEvent_t Watchdog::take_event() {
-  const std::lock_guard lock(mutex_);
   cudaEvent_t event = nullptr;
-  if (spare_events_.empty()) {
-    SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  } else {
-    event = spare_events_.back();
-    spare_events_.pop_back();
+  {
+    const std::lock_guard lock(mutex_);
+    if (!spare_events_.empty()) {
+      event = spare_events_.back();
+      spare_events_.pop_back();
+      return event;
+    }
   }
+  // Without the lock: should the driver wait for a GPU that hangs, the other thread still looks.
+  SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   return event;
 }
 
-std::string Watchdog::look() {
+template <typename Call>
+auto Watchdog::guarded(const Call& call) {
+  {
+    const std::lock_guard lock(mutex_);
+    away_since_ = Clock::now();
+  }
+  auto result = call();
   const std::lock_guard lock(mutex_);
+  away_since_ = {};
+  return result;
+}
+
+std::string Watchdog::look() {
+  std::unique_lock lock(mutex_);
   while (!entries_.empty()) {
+    const cudaEvent_t ended = entries_.front().ended;  // only this thread takes entries out
+    lock.unlock();
+    const cudaError_t state = guarded([&] { return cudaEventQuery(ended); });
+    lock.lock();
     Entry& oldest = entries_.front();
-    const cudaError_t state = cudaEventQuery(oldest.ended);
     if (state == cudaErrorNotReady) break;
     if (state != cudaSuccess) {
       cudaGetLastError();
@@ -127,7 +152,7 @@ void Watchdog::watch() {
     lock.unlock();
     std::string reason = look();
     if (reason.empty()) {
-      const ncclResult_t error = hooks_.async_error();
+      const ncclResult_t error = guarded(hooks_.async_error);
       if (error != ncclSuccess && error != ncclInProgress) {
         const std::lock_guard relock(mutex_);
         reason = fmt::format("{}: NCCL reports {}",
@@ -136,7 +161,12 @@ void Watchdog::watch() {
                              ncclGetErrorString(error));
       }
     }
-    if (!reason.empty()) trip(reason);
+    if (!reason.empty()) {
+      guarded([&] {
+        trip(reason);
+        return true;
+      });
+    }
     lock.lock();
     if (!entries_.empty()) changed_.wait_for(lock, pause, [&] { return ending_; });
   }
@@ -144,8 +174,13 @@ void Watchdog::watch() {
   const std::string fault = fault_;
   const auto deadline = Clock::now() + grace_;
   while (!changed_.wait_for(lock, pause, [&] { return ending_; })) {
-    const bool freed =
-        entries_.empty() || cudaEventQuery(entries_.back().ended) != cudaErrorNotReady;
+    bool freed = entries_.empty();
+    if (!freed) {
+      const cudaEvent_t last = entries_.back().ended;
+      lock.unlock();
+      freed = guarded([&] { return cudaEventQuery(last) != cudaErrorNotReady; });
+      lock.lock();
+    }
     if (freed) {
       changed_.wait(lock, [&] { return ending_; });
       return;
@@ -153,6 +188,23 @@ void Watchdog::watch() {
     if (Clock::now() < deadline) continue;
     lock.unlock();
     hooks_.last_resort(fault + "; the GPU does not react to the abort");
+    return;
+  }
+}
+
+void Watchdog::guard() {
+  // A look may rightly last as long as a collective, as long as the abort has to free the stream.
+  const auto patience = time_limit_ + grace_;
+  std::unique_lock lock(mutex_);
+  while (!changed_.wait_for(lock, patience / 8, [&] { return guard_ending_; })) {
+    if (away_since_ == Clock::time_point{} || Clock::now() - away_since_ < patience) continue;
+    const std::string what = !fault_.empty() ? fault_
+                             : entries_.empty()
+                                 ? fmt::format("rank {} of {}", rank_, size_)
+                                 : fmt::format("{} has not ended: another rank is late or gone",
+                                               describe(entries_.front()));
+    lock.unlock();
+    hooks_.last_resort(what + "; the driver does not answer");
     return;
   }
 }
@@ -172,7 +224,7 @@ void Watchdog::note(std::string what, bool graph) {
     was_idle = entries_.empty();
     entries_.push_back(std::move(entry));
   }
-  if (was_idle) changed_.notify_one();
+  if (was_idle) changed_.notify_all();  // the guard waits for it as well
 }
 
 void Watchdog::note_graph(Position position) {

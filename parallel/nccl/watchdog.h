@@ -15,7 +15,9 @@
 // that is ours.
 //
 // Should the stream not be free `grace` after the abort, `last_resort` is called, which ends the
-// process: there is no other way out of a driver call that does not return.
+// process: there is no other way out of a driver call that does not return. Such a call may also be
+// the thread's own look: a launch that waits for room in a stream that hangs can hold the driver's
+// locks. So a second thread, which asks neither driver nor NCCL, watches the first one.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -98,6 +100,10 @@ class Watchdog {
   };
 
   void watch();
+  void guard();
+  // What may not return, done while guard() looks on. The caller does not hold mutex_.
+  template <typename Call>
+  auto guarded(const Call& call);
   // Looks at the oldest entry; the reason to abort, or "".
   std::string look();
   std::string describe(const Entry& entry) const;  // the caller holds mutex_
@@ -120,9 +126,10 @@ class Watchdog {
   std::vector<std::string> recorded_;  // collectives of all graphs, by number - 1
   Clock::time_point free_since_{};     // when the entry before the oldest ended
   std::string fault_;                  // "" while all is well
-  bool ending_ = false;
+  Clock::time_point away_since_{};     // the watching thread is in a call since then; 0: it is not
+  bool ending_ = false, guard_ending_ = false;
 
-  std::thread thread_;
+  std::thread thread_, guard_thread_;
 };
 
 // Writes `number` to `word` when the stream comes there.

@@ -176,6 +176,28 @@ TEST_CASE("a GPU that does not react to the abort ends the process, saying so") 
                  Catch::EndsWith("the GPU does not react to the abort"));
 }
 
+TEST_CASE("a driver that does not answer the watchdog ends the process, saying so") {
+  const auto results = run_forked(1, [](ProcessGroup& group) -> std::string {
+    CudaDevice device(group.rank());
+    std::promise<std::string> last_words;
+    std::promise<void> answer;
+    Watchdog watchdog(device, 0, 2, std::chrono::milliseconds(50),
+                      {.async_error =
+                           [&] {
+                             answer.get_future().wait();
+                             return ncclSuccess;
+                           },
+                       .abort = [] {},
+                       .last_resort = [&](const std::string& why) { last_words.set_value(why); }},
+                      std::chrono::milliseconds(50));
+    { Watchdog::Scope scope(watchdog, "all_reduce_sum", 64, {.step = 7, .layer = 3}); }
+    const std::string words = last_words.get_future().get();
+    answer.set_value();
+    return words;
+  });
+  CHECK_THAT(results[0].report, Catch::EndsWith("the driver does not answer"));
+}
+
 TEST_CASE("a thread that does not come back from NCCL holds up neither the looks nor the abort") {
   const auto results = run_forked(2, [](ProcessGroup& group) -> std::string {
     CudaDevice device(group.rank());
