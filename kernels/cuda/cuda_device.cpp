@@ -47,6 +47,12 @@ void require_device(int index) {
         "update the driver, or use --device cpu",
         version_string(driver), version_string(runtime));
   }
+  if (error == cudaErrorSystemNotReady) {  // what NVSwitch machines say until it runs
+    throw_invalid(
+        "--device cuda: the GPUs are not ready ({}): start nvidia-fabricmanager, or use --device "
+        "cpu",
+        cudaGetErrorString(error));
+  }
   if (error != cudaSuccess || count == 0) {
     throw_invalid("--device cuda: no GPU ({}); use --device cpu",
                   error == cudaSuccess ? "none found" : cudaGetErrorString(error));

@@ -60,6 +60,10 @@ elseif(NOT SHOAL_CUDA STREQUAL "OFF")
   if(CMAKE_CUDA_COMPILER AND SHOAL_NCCL_INCLUDE AND SHOAL_NCCL_LIBRARY)
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.9)  # cuBLASLt's 128x128 scales of FP8
+      message(FATAL_ERROR "${CMAKE_CUDA_COMPILER} is CUDA ${CMAKE_CUDA_COMPILER_VERSION}; 12.9 or newer is "
+        "needed: name another by -DCMAKE_CUDA_COMPILER, or build with -DSHOAL_CUDA=OFF")
+    endif()
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 knows the flag for nvcc 12 only
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
       list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
