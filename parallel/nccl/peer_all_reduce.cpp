@@ -19,6 +19,9 @@ using bf16 = __nv_bfloat16;
 // [flags | epoch | buffer 0 | buffer 1], each from a multiple of 256 bytes on.
 constexpr size_t kFlagBytes = size_t{2} * kPeerBlocks * kMaxPeers * sizeof(uint32_t);
 constexpr size_t kEpochBytes = 256;
+// Smaller allocations share a block of so many bytes, all of which a handle would give away
+// (cudaIpcGetMemHandle).
+constexpr size_t kExportUnit = size_t{2} << 20;
 
 // What a rank tells the others. Plain bytes: the ranks run one binary.
 struct Offer {
@@ -71,7 +74,8 @@ PeerAllReduce::PeerAllReduce(CudaDevice& device, int rank, int size, size_t buff
   memory_.size = size;
   memory_.buffer_bytes = (buffer_bytes + 255) / 256 * 256;
   memory_.limit_ns = static_cast<uint64_t>(std::chrono::nanoseconds(time_limit).count());
-  const size_t bytes = kFlagBytes + kEpochBytes + 2 * memory_.buffer_bytes;
+  const size_t used = kFlagBytes + kEpochBytes + 2 * memory_.buffer_bytes;
+  const size_t bytes = (used + kExportUnit - 1) / kExportUnit * kExportUnit;
   void* memory = nullptr;
   SHOAL_CUDA_CHECK(cudaMalloc(&memory, bytes));
   own_ = static_cast<std::byte*>(memory);
