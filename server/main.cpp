@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/backend.h"
 #include "server/chat_command.h"
 #include "server/flags.h"
 #include "server/inspect_command.h"
@@ -72,7 +73,7 @@ int run(int argc, char** argv) {
   rank->group("");  // not for people: left out of --help
   add_engine_flags(*rank, rank_options);
   rank->add_option("--socket", socket_path, "Unix socket of rank 0")->required();
-  CLI::App* version = app.add_subcommand("version", "Print the version");
+  CLI::App* version = app.add_subcommand("version", "Print the version, and what this build and machine can run on");
 
   add_environment_twins(app);
   std::vector<std::string> args = normalise_args(argc, argv);
@@ -89,7 +90,7 @@ int run(int argc, char** argv) {
 
   log_to_stderr();
   if (version->parsed()) {
-    fmt::print("shoal {}\n", SHOAL_VERSION);
+    fmt::print("shoal {}\n{}\n", SHOAL_VERSION, backend_summary());
     return kOk;
   }
   if (chat->parsed()) return run_chat(chat_options);
