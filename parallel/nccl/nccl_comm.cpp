@@ -191,7 +191,13 @@ ncclResult_t NcclComm::async_error() {
 void NcclComm::abort() {
   // Far longer than any call that makes progress takes: what needs the other ranks is done by a
   // thread of NCCL's.
-  const std::unique_lock lock(mutex_, std::chrono::seconds(2));
+  constexpr auto kPatience = std::chrono::seconds(2);
+  const auto start = steady_clock::now();
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  while (!lock && steady_clock::now() - start < kPatience) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    lock.try_lock();
+  }
   if (!lock) {
     spdlog::error("rank {}: a thread does not come back from NCCL: cannot abort", rank_);
     return;

@@ -52,7 +52,7 @@ class NcclComm {
   int rank_;
   int size_;
   std::chrono::milliseconds time_limit_;
-  std::timed_mutex mutex_;     // NCCL allows one thread at a time inside a communicator
+  std::mutex mutex_;           // NCCL allows one thread at a time inside a communicator
   ncclComm_t comm_ = nullptr;  // guarded by mutex_; null before joining and once aborted
 };
 
