@@ -34,6 +34,16 @@ int from_launcher(const char* variable, int alone) {
 }
 int ranks_on_this_node() { return std::max(from_launcher("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1); }
 
+#ifdef SHOAL_WITH_CUDA
+// A rank's GPU is that of its number on its node; launchers that show each rank one GPU of its own (Slurm's
+// --gpus-per-task) make that number 0. Two ranks on one GPU are found out when they join NCCL.
+int gpu_of_this_rank() {
+  const int local = from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0);
+  const bool own = std::getenv("CUDA_VISIBLE_DEVICES") != nullptr && cuda_device_count() == 1;
+  return own ? 0 : local;
+}
+#endif
+
 #ifdef SHOAL_CUDA_EMULATED
 bool gpu_by_default() { return false; }  // it is for tests: only who names it gets it
 #else
@@ -84,7 +94,7 @@ void RankRuntime::join_cpu() {
 
 void RankRuntime::join_cuda(const BackendOptions& options) {
 #ifdef SHOAL_WITH_CUDA
-  auto made = make_cuda_device(from_launcher("OMPI_COMM_WORLD_LOCAL_RANK", 0));
+  auto made = make_cuda_device(gpu_of_this_rank());
   CudaDevice& device = *made;
   device_ = std::move(made);  // before what uses it: should joining throw, it must end last
   const std::string suffix = size() > 1 ? fmt::format(".rank{}", rank()) : "";

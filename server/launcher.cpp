@@ -90,7 +90,7 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
 }  // namespace
 
 std::vector<std::string> rank_command(const EngineOptions& o, const std::string& socket_path) {
-  return {
+  std::vector<std::string> command = {
       this_executable(),
       "rank",
       "--model=" + o.model,
@@ -109,11 +109,13 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--kv-cache-tokens={}", o.kv_cache_tokens),
       fmt::format("--kv-cache-memory={}", o.kv_cache_memory_bytes),
       fmt::format("--gpu-memory-utilization={}", o.gpu_memory_utilization),
-      "--gemm-cache=" + o.gemm_cache,
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
       "--socket=" + socket_path,
   };
+  // An empty value would take the next argument for its own.
+  if (!o.gemm_cache.empty()) command.push_back("--gemm-cache=" + o.gemm_cache);
+  return command;
 }
 
 std::vector<std::string> world_command(int ranks, std::vector<std::string> command) {

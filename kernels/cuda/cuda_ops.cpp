@@ -43,7 +43,8 @@ void CudaOps::end_warm_up() {
   if (!tuning_) return;
   tuning_ = false;
   cublaslt_->save(gemm_cache_);
-  spdlog::info("timed cuBLASLt's algorithms, kept in {}:\n{}", gemm_cache_, cublaslt_->describe());
+  spdlog::info("timed cuBLASLt's algorithms, kept in {}", gemm_cache_);
+  spdlog::debug("{}", cublaslt_->describe());
 }
 
 std::unique_ptr<Ops> make_cuda_ops(CudaDevice& device, const std::string& gemm_cache) {

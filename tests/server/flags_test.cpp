@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "server/launcher.h"
+
 namespace shoal {
 namespace {
 
@@ -61,6 +63,37 @@ TEST_CASE("each flag has a variable, and the flag wins", "[flags]") {
   CHECK(line.options.engine.max_num_seqs == 7);
   CHECK(line.options.engine.model == "folder");
   CHECK_FALSE(line.options.engine.enable_prefix_caching);
+}
+
+// With everything at its default, too: an empty value must not swallow the word after it.
+TEST_CASE("ranks read what serve hands to them", "[flags]") {
+  for (const bool given : {false, true}) {
+    EngineOptions o;
+    o.model = "folder";
+    if (given) {
+      o.device = "cuda";
+      o.gemm_cache = "gemm.json";
+      o.enforce_eager = true;
+      o.gpu_memory_utilization = 0.5;
+      o.dp_attention = true;
+      o.enable_prefix_caching = false;
+      o.kv_cache_memory_bytes = int64_t{3} << 30;
+    }
+    std::vector<std::string> words = rank_command(o, "/tmp/socket");
+    REQUIRE(words.size() > 2);
+    EngineOptions read;
+    std::string socket;
+    CLI::App app;
+    add_engine_flags(app, read);
+    app.add_option("--socket", socket);
+    std::vector<std::string> args(words.begin() + 2, words.end());  // after the program and "rank"
+    std::reverse(args.begin(), args.end());
+    app.parse(std::move(args));
+    CHECK(rank_command(read, socket) == words);
+    CHECK(read.gemm_cache == o.gemm_cache);
+    CHECK(read.enforce_eager == o.enforce_eager);
+    CHECK(socket == "/tmp/socket");
+  }
 }
 
 TEST_CASE("variables that no flag reads are found", "[flags]") {
