@@ -40,7 +40,7 @@ HostTensor HostTensor::clone() const {
   result.bytes_ = bytes_;
   result.view_ = view_;
   result.memory_ = std::shared_ptr<std::byte[]>(new std::byte[bytes_]);
-  std::memcpy(result.memory_.get(), memory_.get(), bytes_);
+  if (bytes_ > 0) std::memcpy(result.memory_.get(), memory_.get(), bytes_);
   result.view_.data = result.memory_.get();
   return result;
 }
