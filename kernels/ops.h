@@ -66,6 +66,12 @@ class Ops {
   // what it has: the steps before were like those that come.
   virtual void end_warm_up() {}
 
+  // From begin_step() to end_step() the tensors of a PagedBatch keep their contents: what follows from
+  // them a back end may work out at the first layer and keep for the others. Outside, every call stands
+  // for itself.
+  virtual void begin_step() {}
+  virtual void end_step() {}
+
   // out[t] = table[ids[t] - first_row], or zeros when that row is not held here (vocabulary sharding).
   virtual void embedding(const Tensor& ids,    // [T] I32
                          const Tensor& table,  // [vocab, hidden] F32 | F16 | BF16

@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedC
 
 template <int kDim, int kWarpsM, int kWarpsN>
 void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
-             const CudaDevice& device, Workspace& scratch) {
+             const CudaDevice& device, StepCuts& cuts, Workspace& scratch) {
   using F = Flash<kDim, kDim, kWarpsM, kWarpsN>;
-  run_paged(call, batch, num_tokens, DType::kBF16, F::kRows, F::kKeys, F::kSmem, device, scratch,
+  run_paged(call, batch, num_tokens, DType::kBF16, F::kRows, F::kKeys, F::kSmem, device, cuts, scratch,
             [&](dim3 grid, const PagedCall& c) {
               launch(gqa_mma_kernel<kDim, kWarpsM, kWarpsN>, grid, dim3(F::kThreads), F::kSmem,
                      device.stream(), c);
@@ -112,16 +112,16 @@ void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
 
 template <int kDim>
 void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
-             const CudaDevice& device, Workspace& scratch) {
+             const CudaDevice& device, StepCuts& cuts, Workspace& scratch) {
   const int64_t num_seqs = batch.context_len.num_elements();
   const int64_t pairs =
       std::min(call.group, call.num_heads) * ((num_tokens + num_seqs - 1) / num_seqs);
   if (pairs <= 16) {
-    run_mma<kDim, 1, 4>(call, batch, num_tokens, device, scratch);
+    run_mma<kDim, 1, 4>(call, batch, num_tokens, device, cuts, scratch);
   } else if (pairs <= 64) {
-    run_mma<kDim, 4, 1>(call, batch, num_tokens, device, scratch);
+    run_mma<kDim, 4, 1>(call, batch, num_tokens, device, cuts, scratch);
   } else {
-    run_mma<kDim, 8, 1>(call, batch, num_tokens, device, scratch);
+    run_mma<kDim, 8, 1>(call, batch, num_tokens, device, cuts, scratch);
   }
 }
 
@@ -176,11 +176,11 @@ void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor
                             gpu::rows_aligned_16(q) && gpu::rows_aligned_16(k_cache) &&
                             gpu::rows_aligned_16(v_cache) && gpu::rows_aligned_16(out);
   if (tensor_cores && dim == 128) {
-    gpu::run_mma<128>(call, batch, q.dim(0), device_, scratch_);
+    gpu::run_mma<128>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
   } else if (tensor_cores && dim == 64) {
-    gpu::run_mma<64>(call, batch, q.dim(0), device_, scratch_);
+    gpu::run_mma<64>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
   } else {
-    gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, k_cache.dtype, device_, scratch_);
+    gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, k_cache.dtype, device_, step_cuts_, scratch_);
   }
 }
 

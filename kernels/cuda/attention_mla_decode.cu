@@ -205,9 +205,9 @@ __global__ void __launch_bounds__(kTiles* kWarpsPerTile* kWarp)
 
 template <int kTiles, int kStages>
 void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
-             const CudaDevice& device, Workspace& scratch) {
+             const CudaDevice& device, StepCuts& cuts, Workspace& scratch) {
   constexpr size_t kSmem = mma_smem(kTiles, kStages);
-  run_paged(call, batch, num_tokens, DType::kBF16, 16 * kTiles, kKeys, kSmem, device, scratch,
+  run_paged(call, batch, num_tokens, DType::kBF16, 16 * kTiles, kKeys, kSmem, device, cuts, scratch,
             [&](dim3 grid, const PagedCall& c) {
               launch(mla_decode_mma_kernel<kTiles, kStages>, grid,
                      dim3(kTiles * kWarpsPerTile * kWarp), kSmem, device.stream(), c);
@@ -251,20 +251,20 @@ void CudaOps::mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch&
                             gpu::rows_aligned_16(q) && gpu::rows_aligned_16(cache) &&
                             gpu::rows_aligned_16(out);
   if (!tensor_cores) {
-    gpu::run_paged_fma<true>(call, batch, num_tokens, q.dtype, cache.dtype, device_, scratch_);
+    gpu::run_paged_fma<true>(call, batch, num_tokens, q.dtype, cache.dtype, device_, step_cuts_, scratch_);
     return;
   }
   // Pairs that a sequence has, on average: as many of them as fit share the rows that come in.
   const int64_t pairs = q.dim(1) * ((num_tokens + num_seqs - 1) / num_seqs);
   const size_t most = device_.max_smem();
   if (pairs > 32 && gpu::mma_smem(4, 2) <= most) {
-    gpu::run_mma<4, 2>(call, batch, num_tokens, device_, scratch_);
+    gpu::run_mma<4, 2>(call, batch, num_tokens, device_, step_cuts_, scratch_);
   } else if (pairs > 16 && gpu::mma_smem(2, 2) <= most) {
-    gpu::run_mma<2, 2>(call, batch, num_tokens, device_, scratch_);
+    gpu::run_mma<2, 2>(call, batch, num_tokens, device_, step_cuts_, scratch_);
   } else if (2 * gpu::mma_smem(1, 2) > most && gpu::mma_smem(1, 3) <= most) {
-    gpu::run_mma<1, 3>(call, batch, num_tokens, device_, scratch_);  // one block per SM: deeper
+    gpu::run_mma<1, 3>(call, batch, num_tokens, device_, step_cuts_, scratch_);  // one block per SM: deeper
   } else {
-    gpu::run_mma<1, 2>(call, batch, num_tokens, device_, scratch_);
+    gpu::run_mma<1, 2>(call, batch, num_tokens, device_, step_cuts_, scratch_);
   }
 }
 

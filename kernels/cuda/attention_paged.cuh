@@ -20,12 +20,12 @@ inline int64_t blocks_at_once(const CudaDevice& device, size_t smem) {
 template <typename Launch>
 void run_paged(PagedCall call, const PagedBatch& batch, int64_t num_tokens, DType out_type,
                int tile_rows, int key_block, size_t smem, const CudaDevice& device,
-               Workspace& scratch, const Launch& launch_items) {
+               StepCuts& cuts, Workspace& scratch, const Launch& launch_items) {
   Workspace::Scope scope(scratch);
   call.tile_rows = tile_rows;
   call.key_block = key_block;
   const SplitPlan plan = plan_split(call, batch, num_tokens, blocks_at_once(device, smem));
-  schedule(call, plan, batch, scratch, device.stream());
+  schedule(call, plan, batch, cuts, scratch, device.stream());
   launch_items(dim3(static_cast<unsigned>(plan.max_items), static_cast<unsigned>(call.kv_heads)),
                call);
   combine_parts(call, plan, out_type, device.stream());
@@ -33,7 +33,8 @@ void run_paged(PagedCall call, const PagedBatch& batch, int64_t num_tokens, DTyp
 
 template <bool kSharedValues>
 void run_paged_fma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
-                   DType activation, DType cache, const CudaDevice& device, Workspace& scratch) {
+                   DType activation, DType cache, const CudaDevice& device, StepCuts& cuts,
+                   Workspace& scratch) {
   const size_t smem = FmaTile::bytes(call.d, call.dv, kSharedValues);
   SHOAL_CHECK(smem <= device.max_smem(), "head dimensions {} and {} need {} bytes of shared memory",
               call.d, call.dv, smem);
@@ -42,7 +43,7 @@ void run_paged_fma(const PagedCall& call, const PagedBatch& batch, int64_t num_t
                                            : paged_fma_kernel<bf16, float, kSharedValues>)
                              : (cache_bf16 ? paged_fma_kernel<float, bf16, kSharedValues>
                                            : paged_fma_kernel<float, float, kSharedValues>);
-  run_paged(call, batch, num_tokens, activation, kFmaRows, kFmaKeys, smem, device, scratch,
+  run_paged(call, batch, num_tokens, activation, kFmaRows, kFmaKeys, smem, device, cuts, scratch,
             [&](dim3 grid, const PagedCall& c) {
               launch(kernel, grid, dim3(kFmaThreads), smem, device.stream(), c);
             });

@@ -24,6 +24,7 @@ void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* wha
 CudaOps::CudaOps(CudaDevice& device, const std::string& gemm_cache)
     : device_(device),
       scratch_(device),
+      step_cuts_(device),
       cublaslt_(std::make_unique<CublasLt>(device)),
       gemm_cache_(gemm_cache),
       expert_tables_(std::make_unique<ExpertTables>(device)) {

@@ -6,6 +6,7 @@
 
 #include "kernels/base/workspace.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/step_cuts.h"
 #include "kernels/ops.h"
 
 namespace shoal {
@@ -24,6 +25,8 @@ class CudaOps final : public Ops {
   ~CudaOps() override;
 
   void end_warm_up() override;
+  void begin_step() override { step_cuts_.begin(); }
+  void end_step() override { step_cuts_.end(); }
 
   void embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
                  const Tensor& out) override;
@@ -73,6 +76,7 @@ class CudaOps final : public Ops {
   // What a verb needs between its kernels (partial sums, quantised activations); a verb takes it in a
   // Workspace::Scope. Grows in the first steps only, never while a graph is captured.
   Workspace scratch_;
+  gpu::StepCuts step_cuts_;
   std::unique_ptr<CublasLt> cublaslt_;
   std::string gemm_cache_;
   bool tuning_ = false;

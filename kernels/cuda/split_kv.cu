@@ -2,7 +2,7 @@
 // combine_kernel: one block per (row, head) of a tile that was cut; a thread has four columns.
 //
 // The scheduler reads 8 bytes per sequence and writes 32 per item: a few microseconds, all of it
-// latency, per call. Its cut: parts of equal length `chunk` in key blocks, the same for all
+// latency; a model's layers share one (StepCuts). Its cut: parts of equal length `chunk` in key blocks, the same for all
 // sequences, chosen among 32 lengths (from total / target up to three times that, and "uncut") for
 // the least
 //   ceil(items / target) * (chunk + kItemOverhead),
@@ -278,22 +278,34 @@ SplitPlan plan_split(const PagedCall& call, const PagedBatch& batch, int64_t num
   return plan;
 }
 
-void schedule(PagedCall& call, const SplitPlan& plan, const PagedBatch& batch, Workspace& scratch,
-              cudaStream_t stream) {
-  constexpr auto kItemInts = static_cast<int64_t>(sizeof(WorkItem) / sizeof(int32_t));
-  const Tensor items = scratch.tensor(DType::kI32, {plan.max_items, kItemInts});
-  const Tensor combines = scratch.tensor(DType::kI32, {plan.max_combines, kItemInts});
-  const Tensor counts = scratch.tensor(DType::kI32, {2});
+void schedule(PagedCall& call, const SplitPlan& plan, const PagedBatch& batch, StepCuts& cuts,
+              Workspace& scratch, cudaStream_t stream) {
   const int64_t rows = plan.max_slots * call.kv_heads * call.tile_rows;
   const Tensor acc = scratch.tensor(DType::kF32, {rows, call.dv});
   const Tensor stats = scratch.tensor(DType::kF32, {rows, 2});
-  call.work = {items.as<WorkItem>(), combines.as<WorkItem>(), counts.as<int32_t>(), acc.as<float>(),
-               stats.as<float2>()};
+  const auto work_of = [&](const Tensor& items, const Tensor& combines, const Tensor& counts) {
+    call.work = {items.as<WorkItem>(), combines.as<WorkItem>(), counts.as<int32_t>(),
+                 acc.as<float>(), stats.as<float2>()};
+  };
+  const auto num_seqs = static_cast<int32_t>(batch.context_len.num_elements());
+  const StepCuts::Key key{batch.query_start.data, batch.context_len.data, num_seqs,
+                          plan.heads,             call.tile_rows,         call.key_block,
+                          plan.target,            plan.min_blocks,        plan.max_items,
+                          plan.max_combines};
+  if (const StepCuts::Cut* cut = cuts.find(key)) {
+    return work_of(cut->items, cut->combines, cut->counts);
+  }
+  constexpr auto kItemInts = static_cast<int64_t>(sizeof(WorkItem) / sizeof(int32_t));
+  Workspace& memory = cuts.active() ? cuts.memory() : scratch;
+  const Tensor items = memory.tensor(DType::kI32, {plan.max_items, kItemInts});
+  const Tensor combines = memory.tensor(DType::kI32, {plan.max_combines, kItemInts});
+  const Tensor counts = memory.tensor(DType::kI32, {2});
+  work_of(items, combines, counts);
   launch(schedule_kernel, dim3(1), dim3(kThreads), 0, stream,
-         ScheduleCall{batch.query_start.as<int32_t>(), batch.context_len.as<int32_t>(),
-                      static_cast<int32_t>(batch.context_len.num_elements()), plan.heads,
-                      call.tile_rows, call.key_block, plan.target, plan.min_blocks,
+         ScheduleCall{batch.query_start.as<int32_t>(), batch.context_len.as<int32_t>(), num_seqs,
+                      plan.heads, call.tile_rows, call.key_block, plan.target, plan.min_blocks,
                       items.as<WorkItem>(), combines.as<WorkItem>(), counts.as<int32_t>()});
+  if (cuts.active()) cuts.keep({key, items, combines, counts});
 }
 
 void combine_parts(const PagedCall& call, const SplitPlan& plan, DType out_type,

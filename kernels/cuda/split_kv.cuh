@@ -5,6 +5,7 @@
 
 #include "kernels/base/workspace.h"
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/step_cuts.h"
 #include "kernels/ops.h"
 
 namespace shoal::gpu {
@@ -29,9 +30,9 @@ PageTable page_table(const PagedBatch& batch);
 SplitPlan plan_split(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
                      int64_t blocks_at_once);
 
-// Fills call.work: takes its memory from scratch and launches the scheduler.
-void schedule(PagedCall& call, const SplitPlan& plan, const PagedBatch& batch, Workspace& scratch,
-              cudaStream_t stream);
+// Fills call.work: takes its memory from scratch and launches the scheduler, unless the step has the cut.
+void schedule(PagedCall& call, const SplitPlan& plan, const PagedBatch& batch, StepCuts& cuts,
+              Workspace& scratch, cudaStream_t stream);
 
 // Adds up the parts of the tiles that were cut, into call.out of the given type.
 void combine_parts(const PagedCall& call, const SplitPlan& plan, DType out_type,

@@ -60,7 +60,10 @@ DecodeGraphs::Recorded DecodeGraphs::record_bucket(int64_t bucket) {
   ExecContext ctx = rank_.exec(dtype_);
   const auto step = [&] {
     rank_.workspace().reset();
-    recorded.logits = model_.logits(ctx, batch, model_.forward(ctx, batch, cache_));
+    ctx.ops.begin_step();
+    const Tensor hidden = model_.forward(ctx, batch, cache_);
+    ctx.ops.end_step();
+    recorded.logits = model_.logits(ctx, batch, hidden);
   };
   // Once for real: what is made at first use (plans, tables, scratch, workspace) cannot be made while
   // the step is recorded.

@@ -84,7 +84,9 @@ std::vector<Tensor> ModelRunner::logits_on_device(const StepPlan& plan) {
   rank_.workspace().reset();
   ExecContext ctx = rank_.exec(dtype_);
   const ModelBatch batch = upload(plan);
+  ctx.ops.begin_step();
   hidden_ = model_.forward(ctx, batch, kv_cache_);
+  ctx.ops.end_step();
   return {model_.logits(ctx, batch, hidden_)};
 }
 

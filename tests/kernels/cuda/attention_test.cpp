@@ -412,8 +412,19 @@ TEST_CASE("attention on CUDA: a captured decode follows the context lengths on t
       cuda_ops().mla_decode(q, cache, device_batch, mla.scale, out);
       cuda_ops().gqa_attention(gqa_q, k, v, device_batch, gqa.map, gqa.scale, gqa_out);
     };
+    // Two layers of a step: the second finds the first one's cut.
+    const OnDevice second(mla.out()), gqa_second(gqa.out());
+    const auto step = [&] {
+      cuda_ops().begin_step();
+      work();
+      cuda_ops().mla_decode(q, cache, device_batch, mla.scale, second);
+      cuda_ops().gqa_attention(gqa_q, k, v, device_batch, gqa.map, gqa.scale, gqa_second);
+      cuda_ops().end_step();
+    };
     work();  // what it needs is allocated before the graph is recorded
+    step();
     const std::unique_ptr<DeviceGraph> graph = cuda_device().capture(work);
+    const std::unique_ptr<DeviceGraph> step_graph = cuda_device().capture(step);
     for (const std::vector<int32_t>& contexts : steps) {
       INFO("contexts " << contexts[0] << " " << contexts[1] << " " << contexts[2]);
       const HostTensor values = HostTensor::ints({3}, contexts);
@@ -426,6 +437,11 @@ TEST_CASE("attention on CUDA: a captured decode follows the context lengths on t
       graph->launch();
       CHECK(out.host().bytes() == before.bytes());  // the same bits each time
       CHECK(gqa_out.host().bytes() == gqa_before.bytes());
+      step_graph->launch();
+      CHECK(second.host().bytes() == before.bytes());
+      CHECK(gqa_second.host().bytes() == gqa_before.bytes());
+      work();  // outside a step, with the tensors' contents of now
+      CHECK(out.host().bytes() == before.bytes());
     }
   }
 }
