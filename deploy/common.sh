@@ -16,7 +16,10 @@ build_jobs() {
   echo $((fit < jobs ? fit : jobs))
 }
 
-# One line: what CUDA and which GPUs there are, and what is built because of that. Never fails.
+# A driver that hangs must not hang us; without a GPU nvidia-smi prints a complaint and fails.
+count_gpus() { timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true; }
+
+# One line: what CUDA and which GPUs there are. Never fails.
 describe_device() {
   local nvcc toolkit gpus
   nvcc=$(command -v nvcc || true)
@@ -25,8 +28,7 @@ describe_device() {
   if [[ -n $nvcc ]]; then
     toolkit="CUDA toolkit $("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p') ($nvcc)"
   fi
-  # A driver that hangs must not hang us; without a GPU nvidia-smi prints a complaint and fails.
-  gpus=$(timeout 20 nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true)
+  gpus=$(count_gpus)
   if ((gpus > 0)); then
     if [[ -n $nvcc ]]; then
       echo "$toolkit, $gpus GPU(s)"
@@ -34,9 +36,9 @@ describe_device() {
       echo "$toolkit, $gpus GPU(s): without the toolkit the build is for the CPU only"
     fi
   elif [[ -n $nvcc ]]; then
-    echo "$toolkit, but no GPU: what is built for CUDA runs on emulated GPUs only"
+    echo "$toolkit, but no GPU"
   else
-    echo "$toolkit, no GPU: the build is for the CPU"
+    echo "$toolkit, no GPU"
   fi
 }
 
