@@ -14,6 +14,7 @@ using Catch::Matchers::Contains;
 
 struct ServeLine {
   ServeLine() {
+    unsetenv("SHOAL_DEVICE");  // CTest sets it for commands that tests start
     add_engine_flags(app, options.engine);
     add_serve_flags(app, options);
     add_environment_twins(app);
