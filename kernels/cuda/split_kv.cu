@@ -19,6 +19,7 @@
 #include <bit>
 
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/scan.cuh"
 
 namespace shoal::gpu {
 namespace {
@@ -59,26 +60,6 @@ __device__ __forceinline__ SequenceWork sequence_work(const ScheduleCall& call, 
   work.tiles = (work.rows * call.heads + call.tile_rows - 1) / call.tile_rows;
   work.blocks = (work.context + call.key_block - 1) / call.key_block;
   return work;
-}
-
-// Sum of the values of the threads before this one; `total` gets that of all. scratch: [kWarps].
-__device__ int32_t exclusive_scan(int32_t value, int32_t* scratch, int32_t& total) {
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  int32_t inclusive = value;
-  for (int offset = 1; offset < kWarp; offset *= 2) {
-    const int32_t before = __shfl_up_sync(kFullMask, inclusive, offset);
-    if (lane >= offset) inclusive += before;
-  }
-  if (lane == kWarp - 1) scratch[warp] = inclusive;
-  __syncthreads();
-  int32_t base = 0;
-  total = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    if (w < warp) base += scratch[w];
-    total += scratch[w];
-  }
-  __syncthreads();
-  return base + inclusive - value;
 }
 
 // The length of a part in key blocks, on all threads.
@@ -130,7 +111,7 @@ __device__ int32_t choose_chunk(const ScheduleCall& call) {
 }
 
 __global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleCall call) {
-  __shared__ int32_t scratch[kWarps];
+  __shared__ int32_t scratch[kWarp];
   struct Placed {
     SequenceWork work;
     int32_t parts, item, slot, combine;

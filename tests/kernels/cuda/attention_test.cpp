@@ -323,6 +323,14 @@ TEST_CASE("gqa_attention: long contexts and prompts of several tiles", "[cuda]")
   check_gqa(GqaCase(random, kLongPrefill, 16, 4, 2, {2, 0, 0}, 64, DType::kBF16, DType::kBF16));
   check_gqa(GqaCase(random, kLongPrefill, 16, 1, 1, {7, 6, 0}, 128, DType::kBF16, DType::kBF16));
   check_gqa(GqaCase(random, {{40, 200}}, 16, 1, 1, {7, 0, 0}, 128, DType::kBF16, DType::kBF16));
+  // Tiles of 16, 64 and 128 pairs, for both sizes of head, cut and uncut.
+  for (const int64_t dim : {64, 128}) {
+    for (const std::pair<int32_t, int32_t> sequence :
+         {std::pair{2, 300}, {20, 300}, {20, 20}, {70, 300}, {70, 70}}) {
+      INFO("dim " << dim << ", " << sequence.first << " rows of " << sequence.second);
+      check_gqa(GqaCase(random, {sequence}, 16, 2, 1, {2, 0, 0}, dim, DType::kBF16, DType::kBF16));
+    }
+  }
 }
 
 TEST_CASE("attention on CUDA: scores far apart neither overflow nor lose the best key", "[cuda]") {
