@@ -88,6 +88,11 @@ void check_weight(const Weight& w) {
                   w.scale.dim(0) * w.block_rows >= w.n() + w.row_offset &&
                   w.scale.dim(1) * w.block_cols >= w.k() + w.col_offset,
               "scale {} of weight {}", w.scale.shape_string(), data.shape_string());
+  SHOAL_CHECK(!w.min.defined() || (type != DType::kF8E4M3 && w.min.dtype == DType::kF32 &&
+                                   w.min.rank == 2 && w.min.stride == w.scale.stride &&
+                                   w.min.shape == w.scale.shape),
+              "min {} beside scale {} of {}", w.min.shape_string(), w.scale.shape_string(),
+              data.shape_string());
 }
 
 }  // namespace shoal

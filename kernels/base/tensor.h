@@ -59,12 +59,16 @@ struct Tensor {
 
 // A weight of a linear map y = x W^T: [n, k], each row contiguous. FP8, INT8 and INT4 weights carry fp32
 // scales, one per block_rows x block_cols block of the *unsharded* matrix (DeepSeek FP8: 128x128; INT8
-// and INT4: rows of 1, groups of 32, 64 or 128, INT8 also the whole row). A shard that begins inside a
-// block keeps the whole blocks that it touches and says where it begins in them:
-//   value(i, j) = number(data[i, j]) * scale[(i + row_offset) / block_rows, (j + col_offset) / block_cols]
+// and INT4: rows of 1, groups of 16, 32, 64 or 128, INT8 also the whole row). A shard that begins inside
+// a block keeps the whole blocks that it touches and says where it begins in them:
+//   value(i, j) = number(data[i, j]) * scale[b] + min[b],
+//   b = ((i + row_offset) / block_rows, (j + col_offset) / block_cols)
+// Asymmetric formats have a min: AWQ and GPTQ store (q - zero) * scale, GGUF's Q4_1 and K formats
+// q * scale +- min.
 struct Weight {
   Tensor data;   // [n, k] F32 | F16 | BF16 | F8E4M3 | I8, or [n, k / 2] I4x2 (k and col_offset even)
   Tensor scale;  // [blocks of n, blocks of k] F32; undefined for F32, F16 and BF16
+  Tensor min;    // as scale, of I8 and I4x2 only; undefined: 0
   int32_t block_rows = 0;
   int32_t block_cols = 0;
   int32_t row_offset = 0;  // < block_rows
@@ -72,7 +76,9 @@ struct Weight {
 
   int64_t n() const { return data.dim(0); }
   int64_t k() const { return data.dim(1) * (data.dtype == DType::kI4x2 ? 2 : 1); }
-  int64_t num_bytes() const { return data.num_bytes() + (scale.rank ? scale.num_bytes() : 0); }
+  int64_t num_bytes() const {
+    return data.num_bytes() + (scale.rank ? scale.num_bytes() : 0) + (min.rank ? min.num_bytes() : 0);
+  }
 };
 
 // Whether values of this type mean nothing without a scale: F8E4M3, I8, I4x2.
