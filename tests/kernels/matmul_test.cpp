@@ -223,7 +223,7 @@ TEST_CASE("dequantize: every finite FP8 and every F16 code", "[matmul]") {
         out(DType::kF32, {1, 256});
     for (int i = 0; i < 256; ++i) codes.view().as<uint8_t>()[i] = static_cast<uint8_t>(i);
     scale.view().as<float>()[0] = scale.view().as<float>()[1] = 1;
-    ops->dequantize({codes, scale, 128, 128}, out);
+    ops->dequantize({.data = codes, .scale = scale, .block_rows = 128, .block_cols = 128}, out);
     for (int i = 0; i < 256; ++i) {
       if ((i & 0x7f) == 0x7f) continue;  // NaN: a checkpoint with one is refused or wrong anyway
       CHECK(std::bit_cast<uint32_t>(out.view().as<float>()[i]) ==

@@ -53,6 +53,10 @@ WeightOnDevice::WeightOnDevice(const HostWeight& host) : data_(host.data), weigh
     scale_ = std::make_unique<OnDevice>(host.scale);
     weight_.scale = scale_->view();
   }
+  if (host.weight.min.defined()) {
+    min_ = std::make_unique<OnDevice>(host.min);
+    weight_.min = min_->view();
+  }
 }
 
 Expected stored_as(Expected expected, DType type) {

@@ -39,7 +39,7 @@ class WeightOnDevice {
 
  private:
   OnDevice data_;
-  std::unique_ptr<OnDevice> scale_;
+  std::unique_ptr<OnDevice> scale_, min_;
   Weight weight_;
 };
 

@@ -59,6 +59,16 @@ std::string first_violation(const Tensor& actual, const Expected& expected) {
   return "";
 }
 
+namespace {
+
+// Of the scale and the min of an element, in elements.
+int64_t block_at(const Weight& w, int64_t row, int64_t col) {
+  return (row + w.row_offset) / w.block_rows * w.scale.stride[0] +
+         (col + w.col_offset) / w.block_cols;
+}
+
+}  // namespace
+
 double weight_at(const Weight& w, int64_t row, int64_t col) {
   double value = 0;
   if (w.data.dtype == DType::kI4x2) {
@@ -69,9 +79,9 @@ double weight_at(const Weight& w, int64_t row, int64_t col) {
     value = value_at(w.data, row * w.data.stride[0] + col);
   }
   if (!has_scales(w.data.dtype)) return value;
-  const double scale = value_at(w.scale, (row + w.row_offset) / w.block_rows * w.scale.stride[0] +
-                                             (col + w.col_offset) / w.block_cols);
-  return static_cast<float>(value * scale);
+  const int64_t block = block_at(w, row, col);
+  const auto product = static_cast<float>(value * value_at(w.scale, block));
+  return w.min.defined() ? product + w.min.as<float>()[block] : product;
 }
 
 Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
@@ -81,9 +91,14 @@ Expected linear(const Tensor& x, const Weight& w, const Tensor& bias) {
     for (int64_t n = 0; n < w.n(); ++n) {
       double sum = 0, magnitude = 0;
       for (int64_t k = 0; k < w.k(); ++k) {
-        const double term = value_at(x, t * x.stride[0] + k) * weight_at(w, n, k);
-        sum += term;
-        magnitude += std::fabs(term);
+        const double xv = value_at(x, t * x.stride[0] + k), wv = weight_at(w, n, k);
+        sum += xv * wv;
+        magnitude += std::fabs(xv * wv);
+        if (w.min.defined()) {
+          // number * scale and min may cancel: a kernel rounds both, or sums them apart.
+          const double min = value_at(w.min, block_at(w, n, k));
+          magnitude += std::fabs(xv) * (std::fabs(wv - min) + std::fabs(min) - std::fabs(wv));
+        }
       }
       if (bias.defined()) {
         sum += value_at(bias, n);

@@ -36,6 +36,7 @@ std::vector<double> values(const Tensor& tensor);  // row-major
 // The element of largest (error - bound), for CHECK messages: error <= bound everywhere is "".
 std::string first_violation(const Tensor& actual, const Expected& expected);
 
+// As dequantize gives it: number * scale is rounded to float, and once more when a min is added.
 double weight_at(const Weight& w, int64_t row, int64_t col);
 
 Expected linear(const Tensor& x, const Weight& w, const Tensor& bias);

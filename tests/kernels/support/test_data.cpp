@@ -85,7 +85,7 @@ std::vector<int32_t> Random::permutation(int64_t n) {
 }
 
 HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int32_t block,
-                         int32_t row_offset, int32_t col_offset) {
+                         int32_t row_offset, int32_t col_offset, bool asymmetric) {
   HostWeight result;
   if (has_scales(dtype)) {
     // Every code turns up, subnormals too, but for the NaNs of FP8.
@@ -102,7 +102,17 @@ HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int3
     for_each_index(result.scale, [&](int64_t at) {
       result.scale.view().as<float>()[at] = 1e-3f + 1e-2f * std::abs(random.normal());
     });
-    result.weight = {result.data, result.scale, block_rows, block, row_offset, col_offset};
+    if (asymmetric) {
+      result.min = HostTensor(DType::kF32, {result.scale.view().dim(0), result.scale.view().dim(1)});
+      random.fill(result.min, 0.3f);
+    }
+    result.weight = {.data = result.data,
+                     .scale = result.scale,
+                     .min = result.min,
+                     .block_rows = block_rows,
+                     .block_cols = block,
+                     .row_offset = row_offset,
+                     .col_offset = col_offset};
   } else {
     result.data = random.tensor(dtype, {n, k});
     result.weight = {.data = result.data};

@@ -53,13 +53,14 @@ class Random {
 
 // A random weight that keeps its memory. FP8: blocks of block x block, INT8 and INT4: of 1 x block; the
 // shard begins at (row_offset, col_offset) inside its first block (integers: row_offset is 0, and INT4
-// wants an even k, block and col_offset).
+// wants an even k, block and col_offset); asymmetric (integers): with a min per group.
 struct HostWeight {
-  HostTensor data, scale;
+  HostTensor data, scale, min;
   Weight weight;
 };
 HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int32_t block = 128,
-                         int32_t row_offset = 0, int32_t col_offset = 0);
+                         int32_t row_offset = 0, int32_t col_offset = 0,
+                         bool asymmetric = false);
 
 // Runs body once per SIMD target that was compiled and that this machine has, with that target
 // chosen for all verbs, and then restores the choice. The body should INFO(the name).
