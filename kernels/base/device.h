@@ -1,5 +1,7 @@
 // Device: memory and ordering of one accelerator (or of the CPU cores bound to a rank).
-// One thread drives a Device; its calls are ordered as issued (a stream).
+// One thread drives a Device; its calls are ordered as issued (a stream). A device may run them
+// later than they return; what is not pure virtual here is right for one that runs each call before
+// it returns.
 #pragma once
 
 #include <cstddef>
@@ -12,12 +14,40 @@ namespace shoal {
 
 class Buffer;
 
-// Device work that was recorded once and runs again at a fraction of what issuing it costs. It reads and
-// writes the same memory each time. Must end before its Device.
+// Device work that was recorded once and runs again at a fraction of what issuing it costs. It
+// reads and writes the same memory each time. Must end before its Device.
 class DeviceGraph {
  public:
   virtual ~DeviceGraph() = default;
   virtual void launch() = 0;  // ordered like any other call to the Device
+};
+
+// A point in a Device's order. Must end before its Device; the thread that drives the Device calls.
+class DeviceEvent {
+ public:
+  virtual ~DeviceEvent() = default;
+  // Returns when everything that was issued before record() has run; what was issued after it goes
+  // on. Throws DeviceFault, as synchronize() does.
+  virtual void wait() = 0;
+  // Whether wait() would return at once. Throws as well.
+  virtual bool done() = 0;
+};
+
+// Host memory that a device copies to while the host goes on ("pinned"). Must outlive the copies
+// into it, and end before its Device. Making and freeing one is slow and may wait: keep it over
+// steps.
+class HostBuffer {
+ public:
+  using Free = std::function<void(std::byte*)>;
+  HostBuffer() = default;
+  HostBuffer(std::byte* data, size_t bytes, Free free)
+      : data_(data, std::move(free)), bytes_(bytes) {}
+  std::byte* data() const { return data_.get(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  std::unique_ptr<std::byte, Free> data_;
+  size_t bytes_ = 0;
 };
 
 class Device {
@@ -26,20 +56,30 @@ class Device {
   virtual std::string name() const = 0;  // "cpu", "cuda:0 NVIDIA H100 80GB HBM3 (sm_90, 79 GiB)"
   // Aligned to 256 bytes, uninitialised. Throws DeviceFault naming the size when out of memory.
   virtual Buffer allocate(size_t bytes) = 0;
-  // Host <-> device; the host memory may be reused when the call returns.
+  // Host <-> device; the host memory may be reused when the call returns. copy_to_device does not
+  // wait for the device, unless so many bytes are still on their way that its staging memory is
+  // full (kernels/cuda: 16 MiB); copy_to_host waits for everything that was issued.
   virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
+  // Puts the copy into `to`, from byte `offset` on, in order with all else and does not wait: the
+  // bytes are there when an event that was recorded later has been waited for (or is done()).
+  virtual void copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
+                                  size_t bytes);
+  virtual HostBuffer allocate_host(size_t bytes);
+  // The point that the device's order has reached. Not while a graph is recorded.
+  virtual std::unique_ptr<DeviceEvent> record();
   virtual void copy_on_device(void* to, const void* from, size_t bytes) = 0;
-  // Brings `bytes` that `fill` makes, without a copy more than the device needs: fill writes the bytes
-  // [offset, offset + count) to the memory it is given, which the device reads (or is the device's
-  // own). Pieces are whole multiples of `unit` and come in order; one is filled while another is on
-  // its way.
+  // Brings `bytes` that `fill` makes, without a copy more than the device needs: fill writes the
+  // bytes [offset, offset + count) to the memory it is given, which the device reads (or is the
+  // device's own). Pieces are whole multiples of `unit` and come in order; one is filled while
+  // another is on its way.
   using Fill = std::function<void(std::byte* memory, size_t offset, size_t count)>;
   virtual void upload(void* device, size_t bytes, size_t unit, const Fill& fill) = 0;
   virtual void zero(void* device, size_t bytes) = 0;
   virtual void synchronize() = 0;
-  // Records the work that `work` issues to this device, without running it. While it records, `work`
-  // may neither copy from or to the host nor allocate. Null on devices that gain nothing by it.
+  // Records the work that `work` issues to this device, without running it. While it records,
+  // `work` may neither copy from or to the host nor allocate. Null on devices that gain nothing by
+  // it.
   virtual std::unique_ptr<DeviceGraph> capture(const std::function<void()>& work) {
     return nullptr;
   }

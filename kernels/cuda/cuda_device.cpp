@@ -23,6 +23,38 @@ class CudaGraph final : public DeviceGraph {
   CudaDevice& device_;
 };
 
+class CudaEvent final : public DeviceEvent {
+ public:
+  explicit CudaEvent(CudaDevice& device) : device_(device) {
+    if (device_.spare_events_.empty()) {
+      SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+    } else {
+      event_ = device_.spare_events_.back();
+      device_.spare_events_.pop_back();
+    }
+    if (const cudaError_t error = cudaEventRecord(event_, device_.stream()); error != cudaSuccess) {
+      cudaEventDestroy(event_);
+      SHOAL_CUDA_CHECK(error);
+    }
+  }
+  ~CudaEvent() override { device_.spare_events_.push_back(event_); }
+  void wait() override {
+    SHOAL_CUDA_CHECK(cudaEventSynchronize(event_));
+    device_.notify_waited();  // it may have come because a collective before it was given up
+  }
+  bool done() override {
+    const cudaError_t state = cudaEventQuery(event_);
+    if (state == cudaErrorNotReady) return false;
+    SHOAL_CUDA_CHECK(state);
+    device_.notify_waited();
+    return true;
+  }
+
+ private:
+  CudaDevice& device_;
+  cudaEvent_t event_ = nullptr;
+};
+
 namespace {
 
 std::string version_string(int version) {
@@ -138,6 +170,7 @@ CudaDevice::~CudaDevice() {
     if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
     if (slot.data != nullptr) cudaFreeHost(slot.data);
   }
+  for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -215,6 +248,38 @@ void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
   if (bytes == 0) return;
   SHOAL_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
   synchronize();
+}
+
+void CudaDevice::copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
+                                    size_t bytes) {
+  SHOAL_CHECK(!capturing_, "values copied to the host while a graph is recorded");
+  SHOAL_CHECK(offset <= to.bytes() && bytes <= to.bytes() - offset, "{} bytes at {} of {}", bytes,
+              offset, to.bytes());
+  if (bytes == 0) return;
+  SHOAL_CUDA_CHECK(
+      cudaMemcpyAsync(to.data() + offset, device, bytes, cudaMemcpyDeviceToHost, stream_));
+}
+
+HostBuffer CudaDevice::allocate_host(size_t bytes) {
+  SHOAL_CHECK(!capturing_, "{} bytes of host memory allocated while a graph is recorded", bytes);
+  void* data = nullptr;
+  if (const cudaError_t error =
+          cudaHostAlloc(&data, std::max<size_t>(bytes, 1), cudaHostAllocDefault);
+      error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw DeviceFault(
+        fmt::format("{}: {} bytes of host memory cannot be pinned (ulimit -l, or memory "
+                    "of the machine)",
+                    name_, bytes));
+  } else {
+    SHOAL_CUDA_CHECK(error);
+  }
+  return HostBuffer(static_cast<std::byte*>(data), bytes, [](std::byte* p) { cudaFreeHost(p); });
+}
+
+std::unique_ptr<DeviceEvent> CudaDevice::record() {
+  SHOAL_CHECK(!capturing_, "an event of the host's while a graph is recorded");
+  return std::make_unique<CudaEvent>(*this);
 }
 
 void CudaDevice::zero(void* device, size_t bytes) {

@@ -12,13 +12,14 @@
 
 namespace shoal {
 
-// Told of what the device's stream does, on the thread that drives the device. parallel/nccl needs it:
-// a wait may have ended because a collective was given up, and a graph may hold collectives.
+// Told of what the device's stream does, on the thread that drives the device. parallel/nccl needs
+// it: a wait may have ended because a collective was given up, and a graph may hold collectives.
 class StreamObserver {
  public:
   virtual ~StreamObserver() = default;
-  virtual void waited() = 0;          // after each wait for the stream; may throw DeviceFault
-  virtual void graph_launched() = 0;  // after each launch of a recorded graph; may throw DeviceFault
+  virtual void waited() = 0;  // after each wait for the stream; may throw DeviceFault
+  virtual void
+  graph_launched() = 0;  // after each launch of a recorded graph; may throw DeviceFault
 };
 
 class CudaDevice final : public Device {
@@ -31,10 +32,14 @@ class CudaDevice final : public Device {
 
   std::string name() const override;
   Buffer allocate(size_t bytes) override;
-  // Goes through pinned memory and returns when the last piece is on its way; ordered on stream() with
-  // everything else.
+  // Goes through pinned memory and returns when the last piece is on its way; ordered on stream()
+  // with everything else.
   void copy_to_device(void* device, const void* host, size_t bytes) override;
   void copy_to_host(void* host, const void* device, size_t bytes) override;
+  void copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
+                          size_t bytes) override;
+  HostBuffer allocate_host(size_t bytes) override;
+  std::unique_ptr<DeviceEvent> record() override;
   void copy_on_device(void* to, const void* from, size_t bytes) override;
   void upload(void* device, size_t bytes, size_t unit, const Fill& fill) override;
   void zero(void* device, size_t bytes) override;
@@ -56,8 +61,9 @@ class CudaDevice final : public Device {
   void deallocate(void* data) override;
 
  private:
-  // Two slots: one is filled while the other is copied. 16 MiB keep four reading threads busy (2 MiB a
-  // piece) and make the 20 us of a copy's start small beside its 0.6 ms at PCIe 4.0's 25 GB/s.
+  // Two slots: one is filled while the other is copied. 16 MiB keep four reading threads busy (2
+  // MiB a piece) and make the 20 us of a copy's start small beside its 0.6 ms at PCIe 4.0's 25
+  // GB/s.
   static constexpr size_t kStagingBytes = size_t{16} << 20;
   static constexpr int kStagingSlots = 2;
   struct Staging {
@@ -66,6 +72,7 @@ class CudaDevice final : public Device {
     size_t used = 0;
   };
   friend class CudaGraph;
+  friend class CudaEvent;
   void notify_waited();
   void notify_graph_launched();
   // Pinned memory for `bytes` <= kStagingBytes.
@@ -80,6 +87,8 @@ class CudaDevice final : public Device {
   std::string name_;
   std::array<Staging, kStagingSlots> staging_;
   int staging_slot_ = 0;
+  std::vector<cudaEvent_t>
+      spare_events_;  // those of ended CudaEvents: making one costs a driver call
   std::vector<StreamObserver*> observers_;
 };
 

@@ -74,4 +74,17 @@ TEST_CASE("cpu device: more memory than there is throws DeviceFault", "[base]") 
   CHECK_THROWS_AS(device->allocate(SIZE_MAX), DeviceFault);
 }
 
+TEST_CASE("cpu device: a copy is there at the event behind it, and fits its memory", "[base]") {
+  const std::unique_ptr<Device> device = make_cpu_device();
+  const float values[] = {1, 2, 3};
+  const HostBuffer host = device->allocate_host(16);
+  device->copy_to_host_async(host, 4, values, sizeof(values));
+  const std::unique_ptr<DeviceEvent> event = device->record();
+  event->wait();
+  CHECK(event->done());
+  CHECK(std::memcmp(host.data() + 4, values, sizeof(values)) == 0);
+  CHECK_THROWS_AS(device->copy_to_host_async(host, 5, values, sizeof(values)), Bug);
+  CHECK_THROWS_AS(device->copy_to_host_async(host, 17, values, 0), Bug);
+}
+
 }  // namespace shoal
