@@ -98,8 +98,15 @@ void RankRuntime::join_cuda(const BackendOptions& options) {
   CudaDevice& device = *made;
   device_ = std::move(made);  // before what uses it: should joining throw, it must end last
   const std::string suffix = size() > 1 ? fmt::format(".rank{}", rank()) : "";
-  ops_ = make_cuda_ops(device, options.gemm_cache.empty() ? "" : options.gemm_cache + suffix);
-  if (size() > 1) collectives_ = std::make_unique<NcclCollectives>(device, *group_);
+  {
+    const MemoryScope scope(device, MemoryUse::kScratch);
+    ops_ = make_cuda_ops(device, options.gemm_cache.empty() ? "" : options.gemm_cache + suffix);
+  }
+  if (size() > 1) {
+    const MemoryScope scope(device, MemoryUse::kCommunication);
+    collectives_ = std::make_unique<NcclCollectives>(device, *group_);
+  }
+  const MemoryScope scope(device, MemoryUse::kSampler);
   sampler_ = make_cuda_sampler(device);
 #else
   throw_invalid("--device cuda: this build has cpu only; build with -DSHOAL_CUDA=ON");

@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "kernels/base/memory_ledger.h"
+
 namespace shoal {
 
 class Buffer;
@@ -86,25 +88,55 @@ class Device {
   // {bytes free now, bytes in all} of the memory that allocate() takes from.
   virtual std::pair<size_t, size_t> memory_info() const = 0;
 
+  // Every Buffer of this device, by use.
+  MemoryLedger& ledger() { return ledger_; }
+  // What the next allocations are for: see MemoryScope.
+  MemoryUse memory_use() const { return memory_use_; }
+
  protected:
   friend class Buffer;
+  friend class MemoryScope;
   virtual void deallocate(void* data) = 0;
+
+ private:
+  MemoryLedger ledger_;
+  MemoryUse memory_use_ = MemoryUse::kOther;
+};
+
+// What is allocated while it lives is for `use`. On the thread that drives the device.
+class MemoryScope {
+ public:
+  MemoryScope(Device& device, MemoryUse use) : device_(device), before_(device.memory_use_) {
+    device.memory_use_ = use;
+  }
+  ~MemoryScope() { device_.memory_use_ = before_; }
+  MemoryScope(const MemoryScope&) = delete;
+
+ private:
+  Device& device_;
+  MemoryUse before_;
 };
 
 // Owns device memory. The Device must outlive it.
 class Buffer {
  public:
   Buffer() = default;
-  Buffer(Device* device, void* data, size_t bytes) : device_(device), data_(data), bytes_(bytes) {}
+  Buffer(Device* device, void* data, size_t bytes)
+      : device_(device), data_(data), bytes_(bytes), use_(device->memory_use()) {
+    device_->ledger().add(use_, bytes_);
+  }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(device_, other.device_);
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(use_, other.use_);
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) device_->deallocate(data_);
+    if (data_ == nullptr) return;
+    device_->ledger().remove(use_, bytes_);
+    device_->deallocate(data_);
   }
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
@@ -113,6 +145,7 @@ class Buffer {
   Device* device_ = nullptr;
   void* data_ = nullptr;
   size_t bytes_ = 0;
+  MemoryUse use_ = MemoryUse::kOther;
 };
 
 }  // namespace shoal

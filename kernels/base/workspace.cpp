@@ -7,8 +7,16 @@ namespace {
 constexpr size_t kAlignment = 256;  // what cuBLASLt wants of a workspace, and four cache lines
 }
 
-Workspace::Workspace(Device& device, size_t chunk_bytes)
-    : device_(device), chunk_bytes_(chunk_bytes) {}
+Workspace::Workspace(Device& device, size_t chunk_bytes, MemoryUse use)
+    : device_(device), chunk_bytes_(chunk_bytes), use_(use) {}
+
+void Workspace::reserve(size_t bytes) {
+  SHOAL_CHECK(chunk_ == 0 && used_ == 0, "{} bytes reserved in a workspace that is in use", bytes);
+  if (chunks_.size() == 1 && chunks_.front().bytes() >= bytes) return;
+  chunks_.clear();  // before the new one: the two need not fit together
+  const MemoryScope scope(device_, use_);
+  if (bytes > 0) chunks_.push_back(device_.allocate(bytes));
+}
 
 Tensor Workspace::tensor(DType dtype, std::initializer_list<int64_t> dims) {
   Tensor view(nullptr, dtype, dims);
@@ -19,6 +27,7 @@ Tensor Workspace::tensor(DType dtype, std::initializer_list<int64_t> dims) {
     used_ = 0;
   }
   if (chunk_ == chunks_.size()) {
+    const MemoryScope scope(device_, use_);
     chunks_.push_back(device_.allocate(std::max(bytes, chunk_bytes_)));
     used_ = 0;
   }

@@ -12,7 +12,12 @@ namespace shoal {
 
 class Workspace {
  public:
-  explicit Workspace(Device& device, size_t chunk_bytes = size_t{64} << 20);
+  explicit Workspace(Device& device, size_t chunk_bytes = size_t{64} << 20,
+                     MemoryUse use = MemoryUse::kWorkspace);
+
+  // From now on everything lies in one piece of at least `bytes`, made here: what is planned then never
+  // grows later, and loses nothing at the ends of chunks. REQUIRES: nothing taken is in use.
+  void reserve(size_t bytes);
 
   // Uninitialised, 256-byte aligned, valid until the enclosing Scope (or reset) ends.
   Tensor tensor(DType dtype, std::initializer_list<int64_t> dims);
@@ -41,6 +46,7 @@ class Workspace {
  private:
   Device& device_;
   size_t chunk_bytes_;
+  MemoryUse use_;
   std::vector<Buffer> chunks_;
   size_t chunk_ = 0;  // index of the chunk in use
   size_t used_ = 0;   // bytes used of it

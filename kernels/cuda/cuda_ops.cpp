@@ -21,9 +21,13 @@ void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* wha
               "{} is {}, wanted {} of int32", what, tensor.shape_string(), elements);
 }
 
+namespace {
+constexpr size_t kScratchChunk = size_t{64} << 20;
+}
+
 CudaOps::CudaOps(CudaDevice& device, const std::string& gemm_cache)
     : device_(device),
-      scratch_(device),
+      scratch_(device, kScratchChunk, MemoryUse::kScratch),
       step_cuts_(device),
       cublaslt_(std::make_unique<CublasLt>(device)),
       gemm_cache_(gemm_cache),

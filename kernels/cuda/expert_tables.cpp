@@ -31,6 +31,7 @@ void ExpertTables::fill(Table& table, std::span<const Weight> experts) {
   }
   const size_t bytes = table.host.size() * sizeof(WeightView);
   // The old memory may be in graphs: what it says must stay true for them, or become so.
+  const MemoryScope scope(device_, MemoryUse::kScratch);
   if (table.memory.bytes() < bytes) table.memory = device_.allocate(bytes);
   device_.copy_to_device(table.memory.data(), table.host.data(), bytes);
 }

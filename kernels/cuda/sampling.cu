@@ -229,6 +229,7 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(SampleArgs args)
 void ensure(CudaDevice& device, Buffer& buffer, size_t bytes) {
   if (buffer.bytes() >= bytes) return;
   device.synchronize();
+  const MemoryScope scope(device, MemoryUse::kSampler);
   buffer = device.allocate(std::max(bytes, 2 * buffer.bytes()));
 }
 

@@ -24,7 +24,7 @@ class StepCuts {
     Tensor items, combines, counts;
   };
 
-  explicit StepCuts(Device& device) : memory_(device, size_t{1} << 20) {}
+  explicit StepCuts(Device& device) : memory_(device, size_t{1} << 20, MemoryUse::kScratch) {}
 
   void begin() {
     active_ = true;
