@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "runtime/cache/paged_kv_cache.h"
 #include "runtime/checkpoint/model_dir.h"
 #include "runtime/checkpoint/rank_bytes.h"
 #include "runtime/checkpoint/strict_json.h"
@@ -27,7 +28,7 @@ struct KindSummary {
 };
 
 struct Summary {
-  std::string dir;
+  std::string dir, quantization;
   ModelConfig config;
   DType dtype = DType::kBF16;  // what the ranks would hold F32 matrices and derived weights as
   uint64_t file_bytes = 0, unused_bytes = 0;
@@ -61,23 +62,21 @@ void count_parameters(Summary& s) {
 
 Summary summarise(const Checkpoint& checkpoint, const ModelConfig& config, int num_ranks) {
   Summary s;
-  s.dir = checkpoint.dir();
+  s.dir = checkpoint.path();
+  s.quantization = checkpoint.quantization();
   s.config = config;
   s.dtype = config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16;
   s.file_bytes = s.unused_bytes = checkpoint.total_bytes();
   s.num_files = checkpoint.num_files();
   for (const PlannedTensor& tensor : tensor_plan(config)) {
-    const TensorInfo& info = planned_info(checkpoint, tensor);
+    const std::unique_ptr<StoredWeight> stored = planned_weight(checkpoint, tensor);
+    const uint64_t bytes = stored->stored_bytes({0, stored->n()}, {0, stored->k()});
     KindSummary& kind = s.kinds[static_cast<int>(tensor.kind)];
     ++kind.tensors;
-    kind.parameters += info.num_elements();
-    kind.types.emplace(dtype_name(info.dtype));
-    kind.bytes += info.num_bytes();
-    s.unused_bytes -= info.num_bytes();
-    if (const auto* scale = checkpoint.find(tensor.name + "_scale_inv")) {
-      kind.bytes += scale->info->num_bytes();
-      s.unused_bytes -= scale->info->num_bytes();
-    }
+    kind.parameters += stored->n() * stored->k();
+    kind.types.emplace(dtype_name(stored->form().dtype));
+    kind.bytes += bytes;
+    s.unused_bytes -= bytes;
   }
   count_parameters(s);
   for (int rank = 0; rank < num_ranks; ++rank) {
@@ -193,9 +192,7 @@ class TextReport {
                           : ""));
     field("stored", fmt::format("{} in {}{}", human_bytes(s_.file_bytes),
                                 plural(static_cast<int64_t>(s_.num_files), "file"),
-                                c_.fp8_blocks ? fmt::format(", FP8 in blocks of {} x {}",
-                                                            c_.fp8_block_rows, c_.fp8_block_cols)
-                                              : ""));
+                                s_.quantization.empty() ? "" : ", " + s_.quantization));
   }
 
   void kinds() {
@@ -303,8 +300,6 @@ Json to_json(const Summary& s) {
   return json;
 }
 
-std::string file_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
-
 }  // namespace
 
 std::string inspect_report(const InspectOptions& options) {
@@ -313,29 +308,30 @@ std::string inspect_report(const InspectOptions& options) {
   }
   const std::string dir = resolve_model_dir(options.model, options.revision);
   const ModelConfig config = read_model_config(dir);
-  const Checkpoint checkpoint = Checkpoint::open(dir);
+  const std::unique_ptr<Checkpoint> opened = Checkpoint::open(dir);
+  const Checkpoint& checkpoint = *opened;
   check_all_known(checkpoint, config);
   const Summary summary = summarise(checkpoint, config, options.tensor_parallel_size);
   if (options.json) {
     Json json = to_json(summary);
-    for (const auto& [name, entry] : checkpoint.tensors()) {
+    for (const Checkpoint::FileTensor& tensor : checkpoint.file_tensors()) {
       if (!options.tensors) break;
-      json["tensors"].push_back({{"name", name},
-                                 {"type", dtype_name(entry.info->dtype)},
-                                 {"shape", entry.info->shape},
-                                 {"bytes", entry.info->num_bytes()},
-                                 {"file", file_name(entry.file->path())}});
+      json["tensors"].push_back({{"name", tensor.name},
+                                 {"type", tensor.type},
+                                 {"shape", tensor.shape},
+                                 {"bytes", tensor.bytes},
+                                 {"file", tensor.file}});
     }
     return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
   }
   std::string text = TextReport(summary).text();
   if (options.tensors) {
     text += "\n";
-    for (const auto& [name, entry] : checkpoint.tensors()) {
-      const std::string shown = in_quotes(name);
+    for (const Checkpoint::FileTensor& tensor : checkpoint.file_tensors()) {
+      const std::string shown = in_quotes(tensor.name);
       text += fmt::format("  {:<60} {:<28} {:>11}  {}\n", shown.substr(1, shown.size() - 2),
-                          entry.info->shape_string(), human_bytes(entry.info->num_bytes()),
-                          file_name(entry.file->path()));
+                          fmt::format("{}[{}]", tensor.type, fmt::join(tensor.shape, ", ")),
+                          human_bytes(tensor.bytes), tensor.file);
     }
   }
   return text;

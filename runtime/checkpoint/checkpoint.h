@@ -1,44 +1,49 @@
-// A checkpoint folder in Hugging Face's layout: model.safetensors, or model.safetensors.index.json
-// with its shards. Opening reads headers only. Immutable once open: any thread may read.
+// Checkpoint: the weights of a model, whatever the format of their files. Opening reads headers only.
+// Immutable once open: any thread may read. Names are Hugging Face's ("model.norm.weight"), and a
+// matrix has one name however many tensors of the file it is packed into.
 #pragma once
 
-#include <map>
+#include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/stored_weight.h"
 
 namespace shoal {
 
 class Checkpoint {
  public:
-  // With an index: its file names are plain names of this folder, every named tensor is in the
-  // shard that the index says and in no other, and every tensor of a shard is named. Other files of
-  // the folder are not looked at. A symbolic link may lead to this folder or, in the Hugging Face
-  // cache, to its blobs. Throws InvalidInput naming file and tensor.
-  static Checkpoint open(const std::string& dir);
+  // A folder in Hugging Face's layout (HfCheckpoint). Throws InvalidInput naming file and tensor.
+  static std::unique_ptr<Checkpoint> open(const std::string& path);
+  virtual ~Checkpoint() = default;
 
-  struct Entry {
-    const SafetensorsFile* file = nullptr;
-    const TensorInfo* info = nullptr;
+  virtual bool has(const std::string& name) const = 0;
+  // All of them, sorted. A part without its weight (a scale of what has none) is a name of its own.
+  virtual std::vector<std::string> names() const = 0;
+
+  // The matrix called `name`.weight. Throws InvalidInput when it is missing, has another shape than
+  // [n, k], or parts that contradict each other. The Checkpoint must outlive it.
+  virtual std::unique_ptr<StoredWeight> matrix(const std::string& name, int64_t n,
+                                               int64_t k) const = 0;
+  // The vector called exactly `name`, as a matrix [n, 1] of F32, F16 or BF16.
+  virtual std::unique_ptr<StoredWeight> vector(const std::string& name, int64_t n) const = 0;
+
+  // One tensor as it lies in a file, for people to look at.
+  struct FileTensor {
+    std::string name;  // the file's own
+    std::string type;
+    std::vector<int64_t> shape;
+    uint64_t bytes = 0;
+    std::string file;  // without its folder
   };
-  const std::map<std::string, Entry>& tensors() const { return tensors_; }
-  const Entry* find(const std::string& name) const;  // null when absent
-  const std::string& dir() const { return dir_; }
-  size_t num_files() const { return files_.size(); }
-  uint64_t total_bytes() const;  // of all tensors
+  virtual std::vector<FileTensor> file_tensors() const = 0;  // sorted by name
+  // "FP8 in blocks of 128 x 128", or "" where every tensor is what its type says.
+  virtual std::string quantization() const = 0;
 
- private:
-  std::string dir_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, Entry> tensors_;
+  virtual const std::string& path() const = 0;
+  virtual size_t num_files() const = 0;
+  virtual uint64_t total_bytes() const = 0;  // of all tensors
 };
-
-// The weight_map of an index: file name by tensor name, checked as far as text alone allows.
-// `source` names the text in errors.
-std::map<std::string, std::string> parse_checkpoint_index(std::string_view text,
-                                                          const std::string& source);
 
 }  // namespace shoal

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "runtime/checkpoint/strict_json.h"
 #include "runtime/checkpoint/tensor_plan.h"
 
 namespace shoal {
@@ -15,19 +14,19 @@ constexpr uint64_t kChunkBytes = uint64_t{1} << 20;
 constexpr uint64_t kSmallBytes = kChunkBytes / 4;
 constexpr uint64_t kAlignment = 64;  // a cache line, and the widest SIMD register
 
-// The blocks of `size` that a range touches.
-Range blocks_of(Range range, int64_t size) {
-  if (range.size() == 0) return {0, 0};
-  return {range.begin / size, (range.end + size - 1) / size};
+// Allocated but not yet filled: a view of memory that `take` finds.
+template <typename Take>
+Tensor fresh(DType dtype, int64_t rows, int64_t cols, const Take& take) {
+  Tensor view(nullptr, dtype, {rows, cols});
+  view.data = take(static_cast<uint64_t>(view.num_bytes()));
+  return view;
 }
 
 }  // namespace
 
-CheckpointSource::CheckpointSource(const Checkpoint& checkpoint, const ModelConfig& config,
-                                   Device& device, DType dtype,
+CheckpointSource::CheckpointSource(const Checkpoint& checkpoint, Device& device, DType dtype,
                                    std::function<void(uint64_t)> progress)
     : checkpoint_(checkpoint),
-      config_(config),
       device_(device),
       dtype_(dtype),
       reader_(device, std::move(progress)) {
@@ -35,7 +34,7 @@ CheckpointSource::CheckpointSource(const Checkpoint& checkpoint, const ModelConf
 }
 
 bool CheckpointSource::has(const std::string& name) const {
-  return checkpoint_.find(name) != nullptr;
+  return checkpoint_.has(name);
 }
 
 Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, Range rows,
@@ -44,58 +43,18 @@ Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, R
                   cols.begin <= cols.end && cols.end <= k,
               "{}: rows [{}, {}) of {}, columns [{}, {}) of {}", name, rows.begin, rows.end, n,
               cols.begin, cols.end, k);
-  const std::string full = name + ".weight", scale_name = full + "_scale_inv";
-  const Checkpoint::Entry& entry = require(full, {n, k});
-  const DType stored = entry.info->dtype;
-  const std::string where = entry.file->path() + ": tensor " + in_quotes(full);
-  if (stored != DType::kF32 && stored != DType::kF16 && stored != DType::kBF16 &&
-      stored != DType::kF8E4M3) {
-    throw_invalid("{} has the type {}; a matrix is float32, float16, bfloat16 or float8_e4m3",
-                  where, dtype_name(stored));
-  }
-  Weight weight;
-  const bool round = stored == DType::kF32 && dtype_ == DType::kBF16 && !keep_f32;
-  weight.data = load(entry, full, rows, cols, round ? DType::kBF16 : stored);
-  if (stored != DType::kF8E4M3) {
-    if (has(scale_name)) {
-      throw_invalid("{} is {} and has a {}; only float8_e4m3 has scales", where, dtype_name(stored),
-                    in_quotes(scale_name));
-    }
-    return weight;
-  }
-  if (!config_.fp8_blocks) {
-    throw_invalid("{} is float8_e4m3, but config.json has no quantization_config", where);
-  }
-  if (!has(scale_name))
-    throw_invalid("{} is float8_e4m3, but {} is missing", where, in_quotes(scale_name));
-  weight.block_rows = config_.fp8_block_rows;
-  weight.block_cols = config_.fp8_block_cols;
-  weight.row_offset = static_cast<int32_t>(rows.begin % weight.block_rows);
-  weight.col_offset = static_cast<int32_t>(cols.begin % weight.block_cols);
-  const Checkpoint::Entry& scale =
-      require(scale_name, {(n + weight.block_rows - 1) / weight.block_rows,
-                           (k + weight.block_cols - 1) / weight.block_cols});
-  if (scale.info->dtype != DType::kF32) {
-    throw_invalid("{}: tensor {} has the type {}, should be float32", scale.file->path(),
-                  in_quotes(scale_name), dtype_name(scale.info->dtype));
-  }
-  const bool empty = rows.size() == 0 || cols.size() == 0;
-  weight.scale = load(scale, scale_name, empty ? Range{} : blocks_of(rows, weight.block_rows),
-                      empty ? Range{} : blocks_of(cols, weight.block_cols), DType::kF32,
-                      /*scales=*/true);
-  return weight;
+  const std::unique_ptr<StoredWeight> stored = checkpoint_.matrix(name, n, k);
+  used_.insert(name + ".weight");
+  const DType type = stored->form().dtype;
+  return load(*stored, rows, cols, held_type(type, dtype_, keep_f32));
 }
 
 Tensor CheckpointSource::vector(const std::string& name, int64_t n, Range range) {
   SHOAL_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= n, "{}: [{}, {}) of {}",
               name, range.begin, range.end, n);
-  const Checkpoint::Entry& entry = require(name, {n});
-  const DType stored = entry.info->dtype;
-  if (stored != DType::kF32 && stored != DType::kF16 && stored != DType::kBF16) {
-    throw_invalid("{}: tensor {} has the type {}; a vector is float32, float16 or bfloat16",
-                  entry.file->path(), in_quotes(name), dtype_name(stored));
-  }
-  const Tensor column = load(entry, name, range, {0, 1}, DType::kF32);
+  const std::unique_ptr<StoredWeight> stored = checkpoint_.vector(name, n);
+  used_.insert(name);
+  const Tensor column = load(*stored, range, {0, 1}, DType::kF32).data;
   return Tensor(column.data, DType::kF32, {range.size()});
 }
 
@@ -109,42 +68,33 @@ Tensor CheckpointSource::allocate(const std::string& label, DType dtype,
 
 std::vector<std::string> CheckpointSource::unused() const {
   std::vector<std::string> names;
-  for (const auto& [name, entry] : checkpoint_.tensors()) {
-    if (used_.count(name) == 0) names.push_back(name);
+  for (std::string& name : checkpoint_.names()) {
+    if (used_.count(name) == 0) names.push_back(std::move(name));
   }
   return names;
 }
 
-const Checkpoint::Entry& CheckpointSource::require(const std::string& name,
-                                                   const std::vector<int64_t>& shape) {
-  const Checkpoint::Entry* entry = checkpoint_.find(name);
-  if (entry == nullptr) {
-    throw_invalid("{}: tensor {} of shape [{}] is missing", checkpoint_.dir(), in_quotes(name),
-                  fmt::join(shape, ", "));
+Weight CheckpointSource::load(const StoredWeight& stored, Range rows, Range cols, DType dtype) {
+  const auto memory = [this](uint64_t bytes) { return take(bytes); };
+  const WeightForm form = stored.form();
+  Weight weight;
+  const bool packed = form.dtype == DType::kI4x2;
+  SHOAL_CHECK(!packed || (cols.begin % 2 == 0 && cols.size() % 2 == 0),
+              "{}: columns [{}, {}) of int4", stored.where(), cols.begin, cols.end);
+  weight.data = fresh(dtype, rows.size(), packed ? cols.size() / 2 : cols.size(), memory);
+  if (has_scales(form.dtype)) {
+    const bool empty = rows.size() == 0 || cols.size() == 0;
+    weight.block_rows = form.block_rows;
+    weight.block_cols = form.block_cols;
+    weight.row_offset = static_cast<int32_t>(rows.begin % form.block_rows);
+    weight.col_offset = static_cast<int32_t>(cols.begin % form.block_cols);
+    const int64_t block_rows = empty ? 0 : blocks_touched(rows, form.block_rows).size();
+    const int64_t block_cols = empty ? 0 : blocks_touched(cols, form.block_cols).size();
+    weight.scale = fresh(DType::kF32, block_rows, block_cols, memory);
+    if (form.has_min) weight.min = fresh(DType::kF32, block_rows, block_cols, memory);
   }
-  if (entry->info->shape != shape) {
-    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]",
-                  entry->file->path(), in_quotes(name), fmt::join(entry->info->shape, ", "),
-                  fmt::join(shape, ", "));
-  }
-  used_.insert(name);
-  return *entry;
-}
-
-Tensor CheckpointSource::load(const Checkpoint::Entry& entry, const std::string& name, Range rows,
-                              Range cols, DType dtype, bool scales) {
-  const auto& shape = entry.info->shape;
-  Tensor out(nullptr, dtype, {rows.size(), cols.size()});
-  out.data = take(static_cast<uint64_t>(out.num_bytes()));
-  reader_.read({.file = entry.file,
-                .info = entry.info,
-                .name = name,
-                .columns = shape.size() == 2 ? shape[1] : 1,
-                .rows = rows,
-                .cols = cols,
-                .scales = scales},
-               dtype, out.data);
-  return out;
+  reader_.read(stored, rows, cols, weight);
+  return weight;
 }
 
 void* CheckpointSource::take(uint64_t bytes) {
@@ -163,6 +113,10 @@ void* CheckpointSource::take(uint64_t bytes) {
   arena_ += rounded;
   arena_left_ -= rounded;
   return data;
+}
+
+DType held_type(DType stored, DType model, bool keep_f32) {
+  return stored == DType::kF32 && model == DType::kBF16 && !keep_f32 ? DType::kBF16 : stored;
 }
 
 void check_all_used(const CheckpointSource& source, const ModelConfig& config) {

@@ -1,4 +1,4 @@
-// CheckpointSource: the WeightSource over a checkpoint folder. Reads only the byte ranges asked
+// CheckpointSource: the WeightSource over a checkpoint of any format. Reads only the byte ranges asked
 // for, with several threads, straight into device memory that it owns.
 #pragma once
 
@@ -15,14 +15,14 @@
 
 namespace shoal {
 
-// Checkpoint, config and device must outlive it, and it must outlive every view that it returned.
+// Checkpoint and device must outlive it, and it must outlive every view that it returned.
 // REQUIRES: one thread calls (the one that drives the device).
 class CheckpointSource : public WeightSource {
  public:
   // dtype BF16: matrices stored as F32 are rounded to BF16. dtype F32: everything stays as it is
   // stored. `progress` (may be empty) is called with bytes read so far, on the loading thread.
-  CheckpointSource(const Checkpoint& checkpoint, const ModelConfig& config, Device& device,
-                   DType dtype, std::function<void(uint64_t)> progress = {});
+  CheckpointSource(const Checkpoint& checkpoint, Device& device, DType dtype,
+                   std::function<void(uint64_t)> progress = {});
 
   // Whether the checkpoint has the tensor called exactly `name`.
   bool has(const std::string& name) const override;
@@ -42,13 +42,10 @@ class CheckpointSource : public WeightSource {
   const Checkpoint& checkpoint() const { return checkpoint_; }
 
  private:
-  const Checkpoint::Entry& require(const std::string& name, const std::vector<int64_t>& shape);
-  Tensor load(const Checkpoint::Entry& entry, const std::string& name, Range rows, Range cols,
-              DType dtype, bool scales = false);
+  Weight load(const StoredWeight& stored, Range rows, Range cols, DType dtype);
   void* take(uint64_t bytes);
 
   const Checkpoint& checkpoint_;
-  const ModelConfig& config_;
   Device& device_;
   const DType dtype_;
   SliceReader reader_;
@@ -58,6 +55,9 @@ class CheckpointSource : public WeightSource {
   std::set<std::string> used_;
   uint64_t bytes_held_ = 0;
 };
+
+// As what a matrix stored as `stored` is held in a model of type `model`.
+DType held_type(DType stored, DType model, bool keep_f32);
 
 // After a model took what it wants: refuses tensors that neither this rank nor any other asks for
 // (check_all_known in tensor_plan.h), up to three by name.

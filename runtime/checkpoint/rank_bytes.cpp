@@ -1,22 +1,10 @@
 #include "runtime/checkpoint/rank_bytes.h"
 
-#include <algorithm>
-
 #include "kernels/base/error.h"
-#include "runtime/checkpoint/strict_json.h"
+#include "runtime/checkpoint/checkpoint_source.h"
 
 namespace shoal {
 namespace {
-
-int64_t blocks_touched(Range range, int64_t size) {
-  return range.size() == 0 ? 0 : (range.end + size - 1) / size - range.begin / size;
-}
-
-DType held_type(const PlannedTensor& tensor, DType stored, DType dtype) {
-  if (tensor.k == 0) return DType::kF32;
-  const bool rounded = stored == DType::kF32 && dtype == DType::kBF16 && !tensor.keep_f32;
-  return rounded ? DType::kBF16 : stored;
-}
 
 uint64_t absorbed_bytes(const ModelConfig& config, const RankLayout& layout) {
   if (!config.is_mla()) return 0;
@@ -64,21 +52,15 @@ RankBytes rank_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
   for (const PlannedTensor& tensor : tensor_plan(config)) {
     const HeldSlice slice =
         held_slice(tensor, config, layout.ranks, layout.rank, layout.dp_attention);
-    const TensorInfo& info = planned_info(checkpoint, tensor);
-    const auto elements = static_cast<uint64_t>(slice.rows.size() * slice.cols.size());
+    const std::unique_ptr<StoredWeight> stored = planned_weight(checkpoint, tensor);
     // An expert of another rank is not asked for at all.
-    if (tensor.cut == Cut::kExpert && elements == 0) continue;
-    RankBytes::Count count{.tensors = 1};
-    count.read = elements * dtype_size(info.dtype);
-    count.held = elements * dtype_size(held_type(tensor, info.dtype, layout.dtype));
-    if (info.dtype == DType::kF8E4M3 && elements > 0) {
-      const uint64_t scales =
-          static_cast<uint64_t>(blocks_touched(slice.rows, config.fp8_block_rows) *
-                                blocks_touched(slice.cols, config.fp8_block_cols)) *
-          sizeof(float);
-      count.read += scales;
-      count.held += scales;
-    }
+    if (tensor.cut == Cut::kExpert && slice.rows.size() * slice.cols.size() == 0) continue;
+    WeightForm held = stored->form();
+    held.dtype =
+        tensor.k == 0 ? DType::kF32 : held_type(held.dtype, layout.dtype, tensor.keep_f32);
+    const RankBytes::Count count{.tensors = 1,
+                                 .read = stored->stored_bytes(slice.rows, slice.cols),
+                                 .held = held.bytes(slice.rows, slice.cols)};
     bytes.by_kind[static_cast<int>(tensor.kind)] += count;
   }
   const uint64_t absorbed = absorbed_bytes(config, layout);

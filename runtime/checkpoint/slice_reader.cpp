@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstring>
 #include <exception>
 #include <thread>
+#include <vector>
 
 #include "kernels/base/error.h"
-#include "runtime/checkpoint/strict_json.h"
 
 namespace shoal {
 namespace {
@@ -43,29 +41,6 @@ void parallel_pieces(int64_t count, const Body& body) {
   }
 }
 
-// 0x7f and 0xff, eight codes at a time: without its sign bit, only 0x7f + 1 reaches bit 7.
-bool has_fp8_nan(const std::byte* codes, int64_t count) {
-  constexpr uint64_t kMagnitude = 0x7f7f7f7f7f7f7f7f, kOnes = 0x0101010101010101;
-  uint64_t found = 0;
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    uint64_t word;
-    std::memcpy(&word, codes + i, 8);
-    found |= (word & kMagnitude) + kOnes;
-  }
-  for (; i < count; ++i) found |= (static_cast<uint64_t>(codes[i]) & 0x7f) + 1;
-  return (found & ~kMagnitude) != 0;
-}
-
-bool all_finite(const std::byte* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    float value;
-    std::memcpy(&value, values + i * 4, 4);
-    if (!std::isfinite(value)) return false;
-  }
-  return true;
-}
-
 template <typename From, typename To, typename Function>
 void convert_all(const std::byte* from, std::byte* to, int64_t count, Function function) {
   const auto* in = reinterpret_cast<const From*>(from);
@@ -85,60 +60,75 @@ void convert(DType from, const std::byte* in, DType to, std::byte* out, int64_t 
   }
 }
 
-// Reads exactly rows x slice.cols, in the stored type.
-void read_stored(const SliceReader::Slice& slice, Range rows, std::byte* out) {
-  const auto element = static_cast<uint64_t>(dtype_size(slice.info->dtype));
-  const auto columns = static_cast<uint64_t>(slice.columns);
-  const auto at = [&](int64_t row, int64_t col) {
-    return slice.info->begin +
-           (static_cast<uint64_t>(row) * columns + static_cast<uint64_t>(col)) * element;
-  };
-  if (slice.cols.size() == slice.columns) {
-    slice.file->read(at(rows.begin, 0), at(rows.end, 0), out);
-    return;
+// The scales of a rectangle, in host memory: a row for each row of blocks.
+struct HostScales {
+  Range block_rows, block_cols;
+  std::vector<float> scale, min;
+
+  HostScales(const WeightForm& form, Range rows, Range cols) {
+    if (!has_scales(form.dtype)) return;
+    block_rows = blocks_touched(rows, form.block_rows);
+    block_cols = blocks_touched(cols, form.block_cols);
+    scale.resize(block_rows.size() * block_cols.size());
+    if (form.has_min) min.resize(scale.size());
   }
-  const uint64_t row_bytes = static_cast<uint64_t>(slice.cols.size()) * element;
-  for (int64_t row = rows.begin; row < rows.end; ++row, out += row_bytes) {
-    slice.file->read(at(row, slice.cols.begin), at(row, slice.cols.end), out);
+  float* at(std::vector<float>& values, int64_t block_row) {
+    if (values.empty()) return nullptr;
+    return values.data() + (block_row - block_rows.begin) * block_cols.size();
   }
+};
+
+// Row numbers that cut `rows` into pieces of some kPieceBytes. Inner ones are multiples of a block's
+// rows: no two pieces share a scale.
+std::vector<int64_t> piece_bounds(const WeightForm& form, Range rows, Range cols) {
+  const int64_t unit = std::max(form.block_rows, 1);
+  const auto row_bytes = std::max<int64_t>(static_cast<int64_t>(form.row_bytes(cols.size())), 1);
+  const int64_t step = std::max<int64_t>(kPieceBytes / row_bytes, 1);
+  std::vector<int64_t> bounds{rows.begin};
+  while (bounds.back() < rows.end) {
+    bounds.push_back(std::min((bounds.back() + step + unit - 1) / unit * unit, rows.end));
+  }
+  return bounds;
+}
+
+void read_to_host(const StoredWeight& weight, DType dtype, Range rows, Range cols, std::byte* out,
+                  HostScales& scales) {
+  const WeightForm form = weight.form();
+  const WeightForm out_form{.dtype = dtype};
+  const std::vector<int64_t> bounds = piece_bounds(form, rows, cols);
+  parallel_pieces(static_cast<int64_t>(bounds.size()) - 1, [&](int64_t i) {
+    const Range part{bounds[i], bounds[i + 1]};
+    std::byte* target = out + (part.begin - rows.begin) * out_form.row_bytes(cols.size());
+    std::vector<std::byte> stored(form.dtype == dtype ? 0
+                                                      : part.size() * form.row_bytes(cols.size()));
+    const int64_t block_row = part.begin / std::max(form.block_rows, 1);
+    weight.read(part, cols, form.dtype == dtype ? target : stored.data(),
+                scales.at(scales.scale, block_row), scales.at(scales.min, block_row));
+    if (form.dtype != dtype) {
+      convert(form.dtype, stored.data(), dtype, target, part.size() * cols.size());
+    }
+  });
 }
 
 }  // namespace
 
-void SliceReader::read_to_host(const Slice& slice, DType dtype, Range rows, std::byte* out) const {
-  const DType stored = slice.info->dtype;
-  const int64_t width = slice.cols.size();
-  const int64_t piece = std::max<int64_t>(kPieceBytes / (width * dtype_size(stored)), 1);
-  parallel_pieces((rows.size() + piece - 1) / piece, [&](int64_t i) {
-    const Range part = {rows.begin + i * piece, std::min(rows.begin + (i + 1) * piece, rows.end)};
-    const int64_t count = part.size() * width;
-    std::byte* target = out + i * piece * width * dtype_size(dtype);
-    std::vector<std::byte> as_stored(stored == dtype ? 0 : count * dtype_size(stored));
-    std::byte* source = stored == dtype ? target : as_stored.data();
-    read_stored(slice, part, source);
-    if (stored == DType::kF8E4M3 && has_fp8_nan(source, count)) {
-      throw_invalid("{}: tensor {} holds FP8 codes that are not numbers (0x7f, 0xff)",
-                    slice.file->path(), in_quotes(slice.name));
-    }
-    if (slice.scales && !all_finite(source, count)) {
-      throw_invalid("{}: tensor {} holds scales that are not finite", slice.file->path(),
-                    in_quotes(slice.name));
-    }
-    if (stored != dtype) convert(stored, source, dtype, target, count);
-  });
-}
-
-void SliceReader::read(const Slice& slice, DType dtype, void* out) {
-  const int64_t width = slice.cols.size();
-  if (slice.rows.size() == 0 || width == 0) return;
-  const size_t row_bytes = width * dtype_size(dtype);
-  device_.upload(out, slice.rows.size() * row_bytes, row_bytes,
+void SliceReader::read(const StoredWeight& weight, Range rows, Range cols, const Weight& out) {
+  if (rows.size() == 0 || cols.size() == 0) return;
+  const DType dtype = out.data.dtype;
+  HostScales scales(weight.form(), rows, cols);
+  const size_t row_bytes = WeightForm{.dtype = dtype}.row_bytes(cols.size());
+  device_.upload(out.data.data, rows.size() * row_bytes, row_bytes,
                  [&](std::byte* memory, size_t offset, size_t count) {
-                   const auto first = slice.rows.begin + static_cast<int64_t>(offset / row_bytes);
-                   const auto rows = static_cast<int64_t>(count / row_bytes);
-                   read_to_host(slice, dtype, {first, first + rows}, memory);
+                   const auto first = rows.begin + static_cast<int64_t>(offset / row_bytes);
+                   const auto some = static_cast<int64_t>(count / row_bytes);
+                   read_to_host(weight, dtype, {first, first + some}, cols, memory, scales);
                  });
-  bytes_read_ += static_cast<uint64_t>(slice.rows.size() * width * dtype_size(slice.info->dtype));
+  const auto upload = [&](const Tensor& to, const std::vector<float>& from) {
+    if (!from.empty()) device_.copy_to_device(to.data, from.data(), from.size() * sizeof(float));
+  };
+  upload(out.scale, scales.scale);
+  upload(out.min, scales.min);
+  bytes_read_ += weight.stored_bytes(rows, cols);
   if (progress_) progress_(bytes_read_);
 }
 

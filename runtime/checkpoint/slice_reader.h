@@ -1,16 +1,12 @@
-// SliceReader: brings a rectangle of a stored matrix into device memory, reading exactly its bytes.
-// Whole rows are one range of the file and are read in large pieces by several threads; a slice of
-// columns is one read per row. REQUIRES: one thread calls.
+// SliceReader: brings a rectangle of a stored weight into device memory, in pieces that several
+// threads read. REQUIRES: one thread calls.
 #pragma once
 
 #include <cstdint>
 #include <functional>
-#include <string>
 
 #include "kernels/base/device.h"
-#include "kernels/base/dtype.h"
-#include "parallel/shard.h"
-#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/stored_weight.h"
 
 namespace shoal {
 
@@ -20,25 +16,13 @@ class SliceReader {
   SliceReader(Device& device, std::function<void(uint64_t)> progress)
       : device_(device), progress_(std::move(progress)) {}
 
-  struct Slice {
-    const SafetensorsFile* file = nullptr;
-    const TensorInfo* info = nullptr;
-    std::string name;     // for errors
-    int64_t columns = 1;  // of the stored matrix; a vector is a matrix of one column
-    Range rows, cols;
-    bool scales = false;  // every value has to be finite
-  };
-
-  // Writes rows x cols as `dtype`, row-major, to `out`, device memory of that size. Conversions:
-  // none, F32 -> BF16, F16 | BF16 -> F32. Throws InvalidInput for a file that shrank, for FP8 codes
-  // that are NaN, and for scales that are not finite.
-  void read(const Slice& slice, DType dtype, void* out);
+  // Writes rows x cols of `weight` to the memory of `out`, whose type is the weight's own, or F32 read
+  // as BF16 or F16 | BF16 read as F32. Throws what StoredWeight::read() does.
+  void read(const StoredWeight& weight, Range rows, Range cols, const Weight& out);
 
   uint64_t bytes_read() const { return bytes_read_; }
 
  private:
-  void read_to_host(const Slice& slice, DType dtype, Range rows, std::byte* out) const;
-
   Device& device_;
   std::function<void(uint64_t)> progress_;
   uint64_t bytes_read_ = 0;

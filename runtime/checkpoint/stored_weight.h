@@ -12,12 +12,17 @@
 
 namespace shoal {
 
+// The blocks of `size` that a range of rows or columns touches; none for an empty one.
+Range blocks_touched(Range range, int64_t size);
+
 // How a weight lies in memory: the fields of Weight without the memory.
 struct WeightForm {
   DType dtype = DType::kBF16;  // F32 | F16 | BF16 | F8E4M3 | I8 | I4x2
   int32_t block_rows = 0;      // 0 for types without scales, as block_cols
   int32_t block_cols = 0;      // a whole row counts as k columns
   bool has_min = false;
+  uint64_t row_bytes(int64_t columns) const;  // of the numbers of so many columns
+  uint64_t bytes(Range rows, Range cols) const;  // of a rectangle: numbers, scales and mins
   bool operator==(const WeightForm&) const = default;
 };
 

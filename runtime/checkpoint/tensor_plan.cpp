@@ -205,20 +205,11 @@ std::string_view tensor_kind_name(TensorKind kind) {
 
 std::vector<PlannedTensor> tensor_plan(const ModelConfig& config) { return Planner(config).plan(); }
 
-const TensorInfo& planned_info(const Checkpoint& checkpoint, const PlannedTensor& tensor) {
-  std::vector<int64_t> shape = {tensor.n};
-  if (tensor.k > 0) shape.push_back(tensor.k);
-  const Checkpoint::Entry* entry = checkpoint.find(tensor.name);
-  if (entry == nullptr) {
-    throw_invalid("{}: tensor {} of shape [{}] is missing", checkpoint.dir(),
-                  in_quotes(tensor.name), fmt::join(shape, ", "));
-  }
-  if (entry->info->shape != shape) {
-    throw_invalid("{}: tensor {} has the shape [{}], config.json asks for [{}]",
-                  entry->file->path(), in_quotes(tensor.name), fmt::join(entry->info->shape, ", "),
-                  fmt::join(shape, ", "));
-  }
-  return *entry->info;
+std::unique_ptr<StoredWeight> planned_weight(const Checkpoint& checkpoint,
+                                             const PlannedTensor& tensor) {
+  if (tensor.k == 0) return checkpoint.vector(tensor.name, tensor.n);
+  constexpr size_t kSuffix = std::string_view(".weight").size();
+  return checkpoint.matrix(tensor.name.substr(0, tensor.name.size() - kSuffix), tensor.n, tensor.k);
 }
 
 void check_all_known(const Checkpoint& checkpoint, const ModelConfig& config) {
@@ -226,24 +217,20 @@ void check_all_known(const Checkpoint& checkpoint, const ModelConfig& config) {
   const std::vector<PlannedTensor> plan = tensor_plan(config);
   for (const PlannedTensor& tensor : plan) planned.insert(tensor.name);
 
-  constexpr std::string_view kScale = "_scale_inv", kInvFreq = ".rotary_emb.inv_freq";
+  constexpr std::string_view kInvFreq = ".rotary_emb.inv_freq";
   const auto known = [&](const std::string& name) {
     if (planned.count(name) > 0 || name.ends_with(kInvFreq)) return true;
-    if (config.tie_word_embeddings && name == "lm_head.weight") return true;
-    if (!name.ends_with(kScale)) return false;
-    const std::string matrix = name.substr(0, name.size() - kScale.size());
-    return planned.count(matrix) > 0 && checkpoint.find(matrix) != nullptr &&
-           checkpoint.find(matrix)->info->dtype == DType::kF8E4M3;
+    return config.tie_word_embeddings && name == "lm_head.weight";
   };
   constexpr int kShown = 3;
   std::string names;
   int64_t count = 0;
-  for (const auto& [name, entry] : checkpoint.tensors()) {
+  for (const std::string& name : checkpoint.names()) {
     if (known(name)) continue;
     if (count++ < kShown) names += (names.empty() ? "" : ", ") + in_quotes(name);
   }
   if (count > 0) {
-    throw_invalid("{}: {} tensor{} that config.json has no use for: {}{}", checkpoint.dir(), count,
+    throw_invalid("{}: {} tensor{} that config.json has no use for: {}{}", checkpoint.path(), count,
                   count == 1 ? "" : "s", names, count > kShown ? ", ..." : "");
   }
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,12 +44,12 @@ struct PlannedTensor {
   bool keep_f32 = false;     // a router: F32 stays F32
 };
 
-// All tensors of `config`, the MTP layer's with kind kMtp last. `fp8` scales are not listed: each
-// FP8 matrix NAME.weight has its NAME.weight_scale_inv.
+// All tensors of `config`, the MTP layer's with kind kMtp last. A quantised matrix is one tensor.
 std::vector<PlannedTensor> tensor_plan(const ModelConfig& config);
 
-// The header of a planned tensor. Throws InvalidInput when it is missing or has another shape.
-const TensorInfo& planned_info(const Checkpoint& checkpoint, const PlannedTensor& tensor);
+// A planned tensor (a vector: [n, 1]). Throws InvalidInput when it is missing or has another shape.
+std::unique_ptr<StoredWeight> planned_weight(const Checkpoint& checkpoint,
+                                             const PlannedTensor& tensor);
 
 // Refuses tensors that `config` knows no use for, up to three by name: a bias where the config has
 // none, a layer too many, scales of what is not FP8. What may lie unused: rotary_emb.inv_freq,

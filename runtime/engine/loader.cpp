@@ -19,12 +19,6 @@ DType parse_dtype(const std::string& flag, const std::string& value, DType autom
   throw_invalid("{} {}: use auto, float32 or bfloat16", flag, value);
 }
 
-int64_t kv_bytes_per_token(const ModelConfig& config, const ParallelLayout& layout, DType dtype) {
-  const int64_t kv_heads =
-      config.is_mla() ? 0 : kv_heads_of(config, attention_heads_of(config, layout)).size();
-  return config.num_hidden_layers * kv_bytes_per_token_layer(config, kv_heads, dtype);
-}
-
 // What the KV cache gets when nobody says.
 int64_t default_kv_bytes(const LoadOptions& options, const RankRuntime& rank, int64_t weight_bytes) {
   const auto [available, total] = rank.device().memory_info();
@@ -57,7 +51,10 @@ void size_kv_cache(const LoadOptions& options, RankRuntime& rank, int64_t weight
                   options.max_model_len, model_len);
   }
   const int64_t wanted_len = options.max_model_len > 0 ? options.max_model_len : model_len;
-  const int64_t per_token = kv_bytes_per_token(m.config, m.layout, m.kv_dtype);
+  const bool mtp = options.load_mtp && m.config.num_nextn_predict_layers > 0;
+  const KvCacheLayout kv(m.config, local_kv_heads(m.config, m.layout),
+                         m.config.num_hidden_layers + (mtp ? 1 : 0), m.kv_dtype, options.page_size);
+  const int64_t per_token = kv.bytes_per_token();
   int64_t tokens = options.kv_cache_tokens;
   if (tokens <= 0) {
     const int64_t bytes = options.kv_cache_memory_bytes > 0
@@ -107,12 +104,12 @@ std::unique_ptr<LoadedModel> load_model(
   m->dtype = parse_dtype("--dtype", options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);
-  m->checkpoint = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
+  m->checkpoint = Checkpoint::open(options.model_dir);
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();
   size_kv_cache(options, rank, static_cast<int64_t>(total), *m);
 
   m->source = std::make_unique<CheckpointSource>(
-      *m->checkpoint, m->config, rank.device(), m->dtype, [&](uint64_t bytes) {
+      *m->checkpoint, rank.device(), m->dtype, [&](uint64_t bytes) {
         if (progress) progress(std::min(bytes, total), total);
       });
   ExecContext ctx = rank.exec(m->dtype);

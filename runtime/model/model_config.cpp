@@ -178,36 +178,6 @@ void read_rope(ConfigFields& fields, ModelConfig& config) {
   rope.refuse_unknown();
 }
 
-void read_quantization(ConfigFields& fields, ModelConfig& config) {
-  const nlohmann::json* value = fields.find("quantization_config");
-  if (value == nullptr) return;
-  ConfigFields quantization(*value, fields.source(), "quantization_config.");
-  quantization.require("quant_method");
-  quantization.only("quant_method", "fp8");
-  quantization.only("fmt", "e4m3");
-  // Scales of activations: they are not quantised here.
-  quantization.only("activation_scheme", "dynamic");
-  quantization.ignore({"scale_fmt"});
-  // What each tensor is, its own type says.
-  quantization.ignore({"modules_to_not_convert", "ignored_layers"});
-  const nlohmann::json& block = quantization.require("weight_block_size");
-  constexpr uint64_t kMaxBlock = 8192;
-  if (!block.is_array() || block.size() != 2) {
-    quantization.refuse("weight_block_size", "should be two integers, such as [128, 128]");
-  }
-  for (const auto& side : block) {
-    if (!side.is_number_unsigned() || side.get<uint64_t>() < 1 ||
-        side.get<uint64_t>() > kMaxBlock) {
-      quantization.refuse("weight_block_size",
-                          fmt::format("should be integers from 1 to {}", kMaxBlock));
-    }
-  }
-  config.fp8_blocks = true;
-  config.fp8_block_rows = block[0].get<int32_t>();
-  config.fp8_block_cols = block[1].get<int32_t>();
-  quantization.refuse_unknown();
-}
-
 void read_common(ConfigFields& fields, ModelConfig& config) {
   config.hidden_size = fields.integer("hidden_size", 1, kMaxWidth);
   config.num_hidden_layers = fields.integer("num_hidden_layers", 1, kMaxLayers);
@@ -223,7 +193,7 @@ void read_common(ConfigFields& fields, ModelConfig& config) {
   fields.only("mlp_bias", false);
   read_rope(fields, config);
   read_dtype(fields, config);
-  read_quantization(fields, config);
+  config.quantization = read_quantization_config(fields);
   config.eos_token_ids = fields.token_ids("eos_token_id", config.vocab_size);
   if (fields.find("bos_token_id") != nullptr) {
     config.bos_token_id =
@@ -371,12 +341,6 @@ ModelConfig read_model_config(const std::string& dir) {
     if (!defaults.eos_token_ids.empty()) config.eos_token_ids = std::move(defaults.eos_token_ids);
   }
   return config;
-}
-
-int64_t kv_bytes_per_token_layer(const ModelConfig& config, int64_t kv_heads, DType dtype) {
-  const int64_t row = config.is_mla() ? config.kv_lora_rank + config.qk_rope_head_dim
-                                      : 2 * kv_heads * config.head_dim;
-  return row * dtype_size(dtype);
 }
 
 }  // namespace shoal

@@ -9,6 +9,7 @@
 #include "kernels/base/dtype.h"
 #include "kernels/ops.h"
 #include "runtime/model/generation_config.h"
+#include "runtime/model/quantization_config.h"
 
 namespace shoal {
 
@@ -49,8 +50,7 @@ struct ModelConfig {
   RouterSpec router;
 
   DType torch_dtype = DType::kBF16;
-  bool fp8_blocks = false;  // quantization_config: fp8, e4m3, weight_block_size below
-  int32_t fp8_block_rows = 128, fp8_block_cols = 128;
+  QuantizationConfig quantization;
   std::vector<int32_t> eos_token_ids;  // config.json, replaced by generation_config.json's when there
   std::optional<int32_t> bos_token_id;
 
@@ -68,8 +68,5 @@ struct ModelConfig {
 ModelConfig read_model_config(const std::string& dir);
 // The same from text, for tests and fuzzing; `source` names it in errors.
 ModelConfig parse_model_config(const std::string& json, const std::string& source);
-
-// Bytes of KV cache per token and layer on one rank with `kv_heads` KV heads (dense models).
-int64_t kv_bytes_per_token_layer(const ModelConfig& config, int64_t kv_heads, DType dtype);
 
 }  // namespace shoal

@@ -2,7 +2,7 @@
 #include <cstdlib>
 
 #include "kernels/base/error.h"
-#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/hf_checkpoint.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {

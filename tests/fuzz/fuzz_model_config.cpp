@@ -3,7 +3,7 @@
 #include <cstdlib>
 
 #include "kernels/base/error.h"
-#include "runtime/model/model_config.h"
+#include "runtime/cache/paged_kv_cache.h"
 
 namespace {
 
@@ -16,7 +16,7 @@ void check(const shoal::ModelConfig& c) {
           c.vocab_size > 0);
   require(c.intermediate_size > 0 && c.max_position_embeddings > 0);
   require(c.rope_theta > 1 && c.rope_scaling.factor >= 1);
-  require(c.fp8_block_rows > 0 && c.fp8_block_cols > 0);
+  require(c.quantization.block_rows > 0 && c.quantization.block_cols > 0);
   if (c.is_mla()) {
     require(c.qk_rope_head_dim > 0 && c.qk_rope_head_dim % 2 == 0 && c.v_head_dim > 0);
     require(c.n_routed_experts % c.router.n_group == 0 && c.router.topk_group <= c.router.n_group);
@@ -27,7 +27,7 @@ void check(const shoal::ModelConfig& c) {
     require(c.head_dim > 0 && c.head_dim % 2 == 0);
   }
   for (const int32_t id : c.eos_token_ids) require(0 <= id && id < c.vocab_size);
-  require(shoal::kv_bytes_per_token_layer(c, c.num_key_value_heads, shoal::DType::kF32) > 0);
+  require(shoal::kv_bytes_per_token_layer(c, c.num_key_value_heads, shoal::DType::kI8) > 0);
 }
 
 }  // namespace

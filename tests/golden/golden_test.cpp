@@ -275,7 +275,7 @@ TEST_CASE("golden logits of the multi-token-prediction layer") {
 // bfloat16's 8. That is 16 times the rounding; a median of 6 % was seen, since rounding errors of a sum
 // average out.
 bool multiplies_in_fp8(const LoadedModel& model) {
-  return model.config.fp8_blocks &&
+  return model.config.quantization.method == QuantizationMethod::kFp8 &&
          rank_runtime().device().name().find("sm_90") != std::string::npos;
 }
 

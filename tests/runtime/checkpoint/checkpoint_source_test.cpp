@@ -19,11 +19,14 @@ using test::TempDir;
 // A folder with one file, opened, and a source over it.
 class Fixture {
  public:
-  Fixture(const std::vector<StoredTensor>& tensors, ModelConfig config, DType dtype, Device& device)
-      : config_(std::move(config)), device_(device) {
+  // `config`: config.json, or empty.
+  Fixture(const std::vector<StoredTensor>& tensors, const std::string& config, DType dtype,
+          Device& device)
+      : device_(device) {
+    if (!config.empty()) dir_.write("config.json", config);
     dir_.write("model.safetensors", test::safetensors_file(tensors));
-    checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(dir_.path()));
-    source = std::make_unique<CheckpointSource>(*checkpoint_, config_, device, dtype,
+    checkpoint_ = Checkpoint::open(dir_.path());
+    source = std::make_unique<CheckpointSource>(*checkpoint_, device, dtype,
                                                 [this](uint64_t bytes) { progress = bytes; });
   }
 
@@ -60,7 +63,6 @@ class Fixture {
 
  private:
   TempDir dir_;
-  ModelConfig config_;
   Device& device_;
   std::unique_ptr<Checkpoint> checkpoint_;
 };
@@ -178,12 +180,10 @@ struct Fp8 {
   StoredTensor scale() const {
     return test::stored_f32("w.weight_scale_inv", {scale_rows(), scale_cols()}, scales);
   }
-  ModelConfig config() const {
-    ModelConfig config;
-    config.fp8_blocks = true;
-    config.fp8_block_rows = block_rows;
-    config.fp8_block_cols = block_cols;
-    return config;
+  std::string config() const {
+    return fmt::format(
+        R"({{"quantization_config": {{"quant_method": "fp8", "weight_block_size": [{}, {}]}}}})",
+        block_rows, block_cols);
   }
 };
 
@@ -227,7 +227,7 @@ TEST_CASE("FP8 slices multiply out to the slice of the whole") {
 TEST_CASE("FP8 that contradicts its scales or the config is refused") {
   const Fp8 fp8(10, 20, 128, 128);
   test::HostDevice device;
-  const auto load = [&](const std::vector<StoredTensor>& tensors, const ModelConfig& config) {
+  const auto load = [&](const std::vector<StoredTensor>& tensors, const std::string& config) {
     Fixture fixture(tensors, config, DType::kBF16, device);
     fixture.source->matrix("w", 10, 20, {0, 10}, {0, 20});
   };

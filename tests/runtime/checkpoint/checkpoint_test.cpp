@@ -1,5 +1,5 @@
 // A checkpoint folder: single file, shards, and every way in which an index can lie.
-#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/hf_checkpoint.h"
 
 #include "tests/runtime/checkpoint/checkpoint_writer.h"
 #include "tests/runtime/checkpoint/expect_invalid.h"
@@ -31,14 +31,18 @@ TEST_CASE("a single file and shards give the same tensors") {
       kIndex,
       index_of("\"a\":\"x-1.safetensors\",\"b\":\"x-2.safetensors\",\"c\":\"x-1.safetensors\""));
   for (const TempDir* dir : {&one, &two}) {
-    const Checkpoint checkpoint = Checkpoint::open(dir->path());
-    CHECK(checkpoint.tensors().size() == 3);
+    const auto opened = Checkpoint::open(dir->path());
+    const Checkpoint& checkpoint = *opened;
+    CHECK(checkpoint.names() == std::vector<std::string>{"a", "b", "c"});
     CHECK(checkpoint.total_bytes() == 12);
-    REQUIRE(checkpoint.find("b") != nullptr);
-    CHECK(checkpoint.find("b")->info->shape == std::vector<int64_t>{1});
-    CHECK(checkpoint.find("d") == nullptr);
+    CHECK(checkpoint.has("b"));
+    CHECK(checkpoint.vector("b", 1)->n() == 1);
+    CHECK_FALSE(checkpoint.has("d"));
+    REQUIRE(checkpoint.file_tensors().size() == 3);
+    CHECK(checkpoint.file_tensors()[1].shape == std::vector<int64_t>{1});
+    CHECK(checkpoint.quantization().empty());
   }
-  CHECK(Checkpoint::open(two.path()).num_files() == 2);
+  CHECK(Checkpoint::open(two.path())->num_files() == 2);
 }
 
 TEST_CASE("a folder without weights says what it looked for") {
@@ -83,7 +87,7 @@ TEST_CASE("files that the index does not name are not looked at") {
   dir.write("model.safetensors", "garbage");
   dir.write("x-2.safetensors", "garbage");
   dir.write(kIndex, index_of("\"a\":\"x-1.safetensors\""));
-  CHECK(Checkpoint::open(dir.path()).tensors().size() == 1);
+  CHECK(Checkpoint::open(dir.path())->names().size() == 1);
 }
 
 TEST_CASE("a damaged shard is named") {
@@ -136,10 +140,10 @@ TEST_CASE("symbolic links: into the Hugging Face cache's blobs yes, elsewhere no
   cache.write("elsewhere/m", shard({"a"}));
   fs::create_directories(cache.path(snapshot));
   fs::create_symlink("../../blobs/1234", cache.path(snapshot + "/model.safetensors"));
-  CHECK(Checkpoint::open(cache.path(snapshot)).tensors().size() == 1);
+  CHECK(Checkpoint::open(cache.path(snapshot))->names().size() == 1);
   // A link to the folder itself is the user's own.
   fs::create_directory_symlink(cache.path(snapshot), cache.path("link"));
-  CHECK(Checkpoint::open(cache.path("link")).tensors().size() == 1);
+  CHECK(Checkpoint::open(cache.path("link"))->names().size() == 1);
 
   fs::remove(cache.path(snapshot + "/model.safetensors"));
   fs::create_symlink(cache.path("elsewhere/m"), cache.path(snapshot + "/model.safetensors"));

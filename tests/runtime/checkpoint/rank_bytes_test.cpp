@@ -27,7 +27,8 @@ TEST_CASE("golden models: one rank reads every byte once, no tensor is unknown")
   for (const std::string& dir : dirs) {
     INFO(dir);
     const ModelConfig config = read_model_config(dir);
-    const Checkpoint checkpoint = Checkpoint::open(dir);
+    const auto opened = Checkpoint::open(dir);
+    const Checkpoint& checkpoint = *opened;
     CHECK_NOTHROW(check_all_known(checkpoint, config));
     CHECK(rank_bytes(checkpoint, config, {}).total(/*with_mtp=*/true).read ==
           checkpoint.total_bytes());
@@ -38,13 +39,14 @@ TEST_CASE(
     "golden models: counted bytes are those that a source reads and holds, for 1 to 4 ranks") {
   for (const std::string& dir : golden_models()) {
     const ModelConfig config = read_model_config(dir);
-    const Checkpoint checkpoint = Checkpoint::open(dir);
+    const auto opened = Checkpoint::open(dir);
+    const Checkpoint& checkpoint = *opened;
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (int ranks = 1; ranks <= 4; ++ranks) {
         for (int rank = 0; rank < ranks; ++rank) {
           INFO(dir << ", rank " << rank << " of " << ranks);
           test::HostDevice device;
-          CheckpointSource source(checkpoint, config, device, dtype);
+          CheckpointSource source(checkpoint, device, dtype);
           for (const PlannedTensor& t : tensor_plan(config)) {
             const HeldSlice slice = held_slice(t, config, ranks, rank);
             if (t.cut == Cut::kExpert && slice.rows.size() * slice.cols.size() == 0) continue;
@@ -93,7 +95,8 @@ TEST_CASE("what is cut is held once over all ranks, what is not on every one") {
 TEST_CASE("more ranks than heads or experts are refused") {
   const std::string dir = SHOAL_SOURCE_DIR "/tests/golden/data/v3-fp8-wide-experts";
   const ModelConfig config = read_model_config(dir);
-  const Checkpoint checkpoint = Checkpoint::open(dir);
+  const auto opened = Checkpoint::open(dir);
+    const Checkpoint& checkpoint = *opened;
   INVALID(rank_bytes(checkpoint, config, {.ranks = 6}), "6", "5 attention heads");
   INVALID(rank_bytes(checkpoint, config, {.ranks = 5}), "5", "4 routed experts");
 }
@@ -101,7 +104,8 @@ TEST_CASE("more ranks than heads or experts are refused") {
 TEST_CASE("tensors that the config has no use for are refused, three by name") {
   const std::string golden = SHOAL_SOURCE_DIR "/tests/golden/data/llama-plain";
   ModelConfig config = read_model_config(golden);
-  const Checkpoint checkpoint = Checkpoint::open(golden);
+  const auto opened = Checkpoint::open(golden);
+  const Checkpoint& checkpoint = *opened;
   config.num_hidden_layers = 1;
   INVALID(check_all_known(checkpoint, config), "9 tensors",
           "\"model.layers.1.input_layernorm.weight\"", ", ...");
@@ -115,17 +119,17 @@ TEST_CASE("tensors that the config has no use for are refused, three by name") {
   };
   config = read_model_config(golden);  // tied
   CHECK_NOTHROW(check_all_known(
-      open({"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}), config));
-  INVALID(check_all_known(open({"model.layers.0.self_attn.q_proj.bias"}), config), "1 tensor ",
+      *open({"lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"}), config));
+  INVALID(check_all_known(*open({"model.layers.0.self_attn.q_proj.bias"}), config), "1 tensor ",
           "q_proj.bias");
-  INVALID(check_all_known(open({"lm_head.bias"}), config), "lm_head.bias");
-  INVALID(check_all_known(open({"model.norm.weight", "model.norm.weight_scale_inv"}), config),
+  INVALID(check_all_known(*open({"lm_head.bias"}), config), "lm_head.bias");
+  INVALID(check_all_known(*open({"model.norm.weight", "model.norm.weight_scale_inv"}), config),
           "scale_inv");
   config.tie_word_embeddings = false;
-  CHECK_NOTHROW(check_all_known(open({"lm_head.weight"}), config));
-  INVALID(rank_bytes(open({"lm_head.weight"}), config, {}), "\"model.embed_tokens.weight\"",
+  CHECK_NOTHROW(check_all_known(*open({"lm_head.weight"}), config));
+  INVALID(rank_bytes(*open({"lm_head.weight"}), config, {}), "\"model.embed_tokens.weight\"",
           "missing");
-  INVALID(rank_bytes(open({"model.embed_tokens.weight"}), config, {}), "[1]",
+  INVALID(rank_bytes(*open({"model.embed_tokens.weight"}), config, {}), "[1]",
           "config.json asks for");
 }
 

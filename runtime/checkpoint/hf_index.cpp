@@ -1,7 +1,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
-#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/hf_checkpoint.h"
 #include "runtime/checkpoint/strict_json.h"
 
 namespace shoal {
