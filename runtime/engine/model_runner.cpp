@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "runtime/model/gqa_attention.h"
 #include "runtime/model/mtp.h"
 #include "runtime/sampling/device_row.h"
 
@@ -14,26 +15,12 @@ ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& 
       layout_(layout),
       dtype_(dtype),
       page_size_(page_size),
-      num_pages_(num_pages) {
-  const auto [k_row, v_row] = model.cache_row();
-  const int64_t layers = model.config().num_hidden_layers + (model.mtp() != nullptr ? 1 : 0);
-  const int64_t slots = (int64_t{num_pages} + 1) * page_size;  // the last page is for padding
-  const int64_t row_bytes = (k_row + v_row) * dtype_size(kv_dtype);
-  kv_cache_bytes_ = layers * slots * row_bytes;
-  kv_memory_ = rank.device().allocate(std::max<int64_t>(kv_cache_bytes_, 1));
-  kv_cache_.page_size = page_size;
-  auto* next = static_cast<std::byte*>(kv_memory_.data());
-  for (int64_t i = 0; i < layers; ++i) {
-    KvCache::Layer layer;
-    layer.k = Tensor(next, kv_dtype, {slots, k_row});
-    next += layer.k.num_bytes();
-    if (v_row > 0) {
-      layer.v = Tensor(next, kv_dtype, {slots, v_row});
-      next += layer.v.num_bytes();
-    }
-    kv_cache_.layers.push_back(layer);
-  }
-}
+      num_pages_(num_pages),
+      kv_cache_(rank.device(),
+                KvCacheLayout(model.config(), local_kv_heads(model.config(), layout),
+                              model.config().num_hidden_layers + (model.mtp() != nullptr ? 1 : 0),
+                              kv_dtype, page_size),
+                num_pages) {}
 
 void ModelRunner::warm_up(int64_t max_num_batched_tokens, int64_t max_num_seqs,
                           int64_t max_model_len) {
@@ -65,7 +52,7 @@ bool ModelRunner::record_graphs(int64_t max_num_seqs, int64_t max_model_len,
                                 const std::function<void(int, int)>& progress) {
   // run_mtp() goes on in the workspace where run() ended, which a replay does not know.
   if (model_.mtp() != nullptr) return false;
-  graphs_ = std::make_unique<DecodeGraphs>(rank_, model_, layout_, kv_cache_, num_pages_,
+  graphs_ = std::make_unique<DecodeGraphs>(rank_, model_, layout_, kv_cache_.views(), num_pages_,
                                            max_model_len, dtype_);
   if (!graphs_->record(max_num_seqs, progress)) graphs_.reset();
   return graphs_ != nullptr;
@@ -85,7 +72,7 @@ std::vector<Tensor> ModelRunner::logits_on_device(const StepPlan& plan) {
   ExecContext ctx = rank_.exec(dtype_);
   const ModelBatch batch = upload(plan);
   ctx.ops.begin_step();
-  hidden_ = model_.forward(ctx, batch, kv_cache_);
+  hidden_ = model_.forward(ctx, batch, kv_cache_.views());
   ctx.ops.end_step();
   return {model_.logits(ctx, batch, hidden_)};
 }
@@ -134,7 +121,7 @@ std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {
   ExecContext ctx = rank_.exec(dtype_);  // hidden_ is in the workspace: not reset
   const ModelBatch batch = upload(plan);
   const Tensor hidden = model_.mtp()->forward(ctx, batch, hidden_.slice(0, 0, batch.num_tokens),
-                                              kv_cache_.layers.back());
+                                              kv_cache_.views().layers.back());
   return to_host({model_.mtp()->logits(ctx, batch, hidden)});
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/backend.h"
+#include "runtime/cache/paged_kv_cache.h"
 #include "runtime/engine/decode_graphs.h"
 #include "runtime/engine/step_runner.h"
 #include "runtime/model/model.h"
@@ -17,8 +18,8 @@ namespace shoal {
 
 class ModelRunner : public StepRunner {
  public:
-  // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (F32 | BF16)
-  // and one for padding. dtype: of the model (F32 | BF16).
+  // `rank` and `model` must outlive the runner. Allocates num_pages KV pages of kv_dtype (see
+  // paged_kv_cache.h) and one for padding. dtype: of the model (F32 | BF16).
   ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType dtype,
               DType kv_dtype, int32_t page_size, int32_t num_pages);
 
@@ -43,7 +44,8 @@ class ModelRunner : public StepRunner {
 
   int32_t page_size() const { return page_size_; }
   int32_t num_pages() const { return num_pages_; }
-  int64_t kv_cache_bytes() const { return kv_cache_bytes_; }
+  const PagedKvCache& kv_cache() const { return kv_cache_; }
+  int64_t kv_cache_bytes() const { return kv_cache_.bytes(); }
 
  private:
   ModelBatch upload(const StepPlan& plan);
@@ -57,9 +59,7 @@ class ModelRunner : public StepRunner {
   DType dtype_;
   int32_t page_size_;
   int32_t num_pages_;
-  int64_t kv_cache_bytes_ = 0;
-  Buffer kv_memory_;
-  KvCache kv_cache_;
+  PagedKvCache kv_cache_;
   std::unique_ptr<DecodeGraphs> graphs_;
   Tensor hidden_;  // of the last run(), [T, hidden], in the workspace
   std::vector<float> logits_;

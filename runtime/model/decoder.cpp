@@ -25,11 +25,9 @@ Tensor load_rope_table(const ModelConfig& config, const ModelOptions& options, i
 }
 
 Decoder::Decoder(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
-                 std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row,
-                 std::unique_ptr<MtpModule> mtp)
+                 std::vector<DecoderLayer> layers, std::unique_ptr<MtpModule> mtp)
     : config_(config),
       layout_(layout),
-      cache_row_(cache_row),
       layers_(std::move(layers)),
       mtp_(std::move(mtp)) {
   const int64_t hidden = config.hidden_size, vocab = config.vocab_size;

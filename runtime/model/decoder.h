@@ -37,21 +37,17 @@ class MtpModule;
 class Decoder : public Model {
  public:
   Decoder(const ModelConfig& config, const ParallelLayout& layout, WeightSource& source,
-          std::vector<DecoderLayer> layers, std::pair<int64_t, int64_t> cache_row,
-          std::unique_ptr<MtpModule> mtp);
+          std::vector<DecoderLayer> layers, std::unique_ptr<MtpModule> mtp);
   ~Decoder() override;
 
   const ModelConfig& config() const override { return config_; }
-  std::pair<int64_t, int64_t> cache_row() const override { return cache_row_; }
   Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const override;
   Tensor logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const override;
   const MtpModule* mtp() const override { return mtp_.get(); }
 
  private:
-
   const ModelConfig config_;
   const ParallelLayout layout_;
-  const std::pair<int64_t, int64_t> cache_row_;
   VocabParallelEmbedding embed_tokens_;
   std::vector<DecoderLayer> layers_;
   Tensor norm_;  // [hidden]

@@ -64,9 +64,7 @@ std::unique_ptr<Model> make_deepseek(const ModelConfig& config, const ParallelLa
   if (options.load_mtp && config.num_nextn_predict_layers > 0) {
     mtp = std::make_unique<MtpModule>(config, layout, source, loader.load(config.num_hidden_layers));
   }
-  return std::make_unique<Decoder>(
-      config, layout, source, std::move(layers),
-      std::pair{config.kv_lora_rank + config.qk_rope_head_dim, int64_t{0}}, std::move(mtp));
+  return std::make_unique<Decoder>(config, layout, source, std::move(layers), std::move(mtp));
 }
 
 }  // namespace shoal

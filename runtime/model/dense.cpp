@@ -24,9 +24,7 @@ std::unique_ptr<Model> make_dense(const ModelConfig& config, const ParallelLayou
     layer.mlp = std::make_unique<DenseFeedForward>(config, layout, name + ".mlp", source);
     layers.push_back(std::move(layer));
   }
-  const int64_t kv_row = kv_heads_of(config, heads).size() * config.head_dim;
-  return std::make_unique<Decoder>(config, layout, source, std::move(layers),
-                                   std::pair{kv_row, kv_row}, /*mtp=*/nullptr);
+  return std::make_unique<Decoder>(config, layout, source, std::move(layers), /*mtp=*/nullptr);
 }
 
 }  // namespace shoal

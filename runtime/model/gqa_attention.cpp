@@ -1,5 +1,6 @@
 #include "runtime/model/gqa_attention.h"
 
+#include "runtime/model/decoder.h"
 #include "runtime/model/rope.h"
 
 namespace shoal {
@@ -7,6 +8,10 @@ namespace shoal {
 Range kv_heads_of(const ModelConfig& config, Range heads) {
   const int64_t group = config.num_attention_heads / config.num_key_value_heads;
   return {heads.begin / group, (heads.end - 1) / group + 1};
+}
+
+int64_t local_kv_heads(const ModelConfig& config, const ParallelLayout& layout) {
+  return config.is_mla() ? 0 : kv_heads_of(config, attention_heads_of(config, layout)).size();
 }
 
 GqaAttention::GqaAttention(const ModelConfig& c, const std::string& name, Range heads,

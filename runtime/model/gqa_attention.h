@@ -9,6 +9,8 @@ namespace shoal {
 
 // KV heads that query heads [heads.begin, heads.end) read.
 Range kv_heads_of(const ModelConfig& config, Range heads);
+// How many of them a rank holds; 0 for MLA, whose heads share one latent.
+int64_t local_kv_heads(const ModelConfig& config, const ParallelLayout& layout);
 
 class GqaAttention : public Attention {
  public:

@@ -60,8 +60,6 @@ class Model {
  public:
   virtual ~Model() = default;
   virtual const ModelConfig& config() const = 0;
-  // Elements of one cache row per layer on this rank: {k row, v row}; v row 0 for MLA.
-  virtual std::pair<int64_t, int64_t> cache_row() const = 0;
   // The hidden states after the final norm, [T, hidden]. Lives in the context's workspace.
   virtual Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const = 0;
   // The logits of batch.logits_rows, [R, vocab] F32 on rank 0 (rows of all DP ranks, in rank order),
