@@ -74,7 +74,7 @@ class Ops {
 
   // out[t] = table[ids[t] - first_row], or zeros when that row is not held here (vocabulary sharding).
   virtual void embedding(const Tensor& ids,    // [T] I32
-                         const Tensor& table,  // [vocab, hidden] F32 | F16 | BF16
+                         const Weight& table,  // [vocab, hidden]
                          int64_t first_row,
                          const Tensor& out) = 0;  // [T, hidden]
 

@@ -21,7 +21,7 @@ class CpuOps final : public Ops {
  public:
   explicit CpuOps(int num_threads);
 
-  void embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
+  void embedding(const Tensor& ids, const Weight& table, int64_t first_row,
                  const Tensor& out) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps,

@@ -82,7 +82,15 @@ void CpuOps::dequantize(const Weight& w, const Tensor& out) {
   SHOAL_CHECK(out.rank == 2 && (out.dtype == DType::kF32 || out.dtype == DType::kBF16) &&
                   out.dim(0) == w.n() && out.dim(1) == w.k(),
               "w {}, out {}", w.data.shape_string(), out.shape_string());
-  for_rows(w.n(), w.k(), [&](int64_t begin, int64_t end) { decode_rows(w, begin, end, out); });
+  for_rows(w.n(), w.k(), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      if (out.dtype == DType::kF32) {
+        decode_weight_row(w, row, out.row<float>(row));
+      } else {
+        decode_weight_row(w, row, out.row<BF16>(row));
+      }
+    }
+  });
 }
 
 }  // namespace shoal

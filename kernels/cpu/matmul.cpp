@@ -22,13 +22,14 @@ inline constexpr int64_t kPanelK = 1024;
 inline constexpr int64_t kBlockM = 64;
 inline constexpr int64_t kMaxLanes = 16;
 
-// Whether weights are decoded in registers, for all rows of x in one pass. An FP8 shard whose scale
-// blocks do not begin at whole vectors goes through a panel even for one row: there the lanes run
-// over k as they do everywhere. So do integers, whose groups are of any even size.
+// Whether weights are decoded in registers, for all rows of x in one pass. A shard whose scale blocks
+// do not begin at whole vectors goes through a panel even for one row: there the lanes run over k as
+// they do everywhere.
 inline bool is_direct(const MatMul& g) {
-  if (g.w.data.dtype == DType::kI8 || g.w.data.dtype == DType::kI4x2) return false;
-  const bool aligned = g.w.col_offset % kMaxLanes == 0 && g.w.block_cols % kMaxLanes == 0;
-  return g.m <= kDirectRows && (aligned || g.w.data.dtype != DType::kF8E4M3);
+  if (g.m > kDirectRows) return false;
+  if (!has_scales(g.w.data.dtype)) return true;
+  const bool one_block = g.w.k() + g.w.col_offset <= g.w.block_cols;
+  return one_block || (g.w.col_offset % kMaxLanes == 0 && g.w.block_cols % kMaxLanes == 0);
 }
 
 // Rows of W that a direct product hands out at a time: a multiple of every direct tile's width.
@@ -52,7 +53,7 @@ template <typename T, int kM>
 constexpr int direct_tile_n() {
   if (kM == 1) return 8;
   if (!kManyRegisters) return kM == 2 ? 4 : 3 - (kM == 4);
-  return kM == 2 ? 8 : (std::is_same_v<T, F8E4M3> ? 4 : 6);
+  return kM == 2 ? 8 : (WeightType<T>::kScaled ? 4 : 6);
 }
 
 template <typename T, int kM>
@@ -150,38 +151,43 @@ void multiply_typed(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t
   }
 }
 
+template <typename T>
+struct TypeTag {
+  using Type = T;
+};
+
+// Calls f with the TypeTag of a weight.
+template <typename F>
+HWY_INLINE void with_weight_type(const Weight& w, const F& f) {
+  const bool min = w.min.defined();
+  switch (w.data.dtype) {
+    case DType::kF32: return f(TypeTag<float>());
+    case DType::kF16: return f(TypeTag<F16>());
+    case DType::kBF16: return f(TypeTag<BF16>());
+    case DType::kI8: return min ? f(TypeTag<Groups<I8, true>>()) : f(TypeTag<Groups<I8, false>>());
+    case DType::kI4x2:
+      return min ? f(TypeTag<Groups<I4x2, true>>()) : f(TypeTag<Groups<I4x2, false>>());
+    default: return f(TypeTag<F8E4M3>());
+  }
+}
+
 // Elements [m0, m1) x [n0, n1) of the product; all rows when is_direct(g).
 void multiply(const MatMul& g, int64_t n0, int64_t n1, int64_t m0, int64_t m1, float* scratch) {
-  switch (g.w.data.dtype) {
-    case DType::kF32: return multiply_typed<float>(g, n0, n1, m0, m1, scratch);
-    case DType::kF16: return multiply_typed<F16>(g, n0, n1, m0, m1, scratch);
-    case DType::kBF16: return multiply_typed<BF16>(g, n0, n1, m0, m1, scratch);
-    case DType::kI8: return panels<I8>(g, n0, n1, m0, m1, scratch);
-    case DType::kI4x2: return panels<I4x2>(g, n0, n1, m0, m1, scratch);
-    default: return multiply_typed<F8E4M3>(g, n0, n1, m0, m1, scratch);
-  }
+  with_weight_type(g.w, [&](auto tag) HWY_ATTR {
+    multiply_typed<typename decltype(tag)::Type>(g, n0, n1, m0, m1, scratch);
+  });
 }
 
-template <typename T>
-void decode_typed(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
-  for (int64_t n = begin; n < end; ++n) {
-    if (out.dtype == DType::kF32) {
-      decode_row<T>(w, n, 0, w.k(), out.row<float>(n));
+// Columns of row `row` as floats or, rounded, BF16.
+void decode(const Weight& w, int64_t row, void* out, bool to_bf16) {
+  with_weight_type(w, [&](auto tag) HWY_ATTR {
+    using T = typename decltype(tag)::Type;
+    if (to_bf16) {
+      decode_row<T>(w, row, 0, w.k(), static_cast<BF16*>(out));
     } else {
-      decode_row<T>(w, n, 0, w.k(), out.row<BF16>(n));
+      decode_row<T>(w, row, 0, w.k(), static_cast<float*>(out));
     }
-  }
-}
-
-void decode(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
-  switch (w.data.dtype) {
-    case DType::kF32: return decode_typed<float>(w, begin, end, out);
-    case DType::kF16: return decode_typed<F16>(w, begin, end, out);
-    case DType::kBF16: return decode_typed<BF16>(w, begin, end, out);
-    case DType::kI8: return decode_typed<I8>(w, begin, end, out);
-    case DType::kI4x2: return decode_typed<I4x2>(w, begin, end, out);
-    default: return decode_typed<F8E4M3>(w, begin, end, out);
-  }
+  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -267,8 +273,12 @@ void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloa
   });
 }
 
-void decode_rows(const Weight& w, int64_t begin, int64_t end, const Tensor& out) {
-  HWY_DYNAMIC_DISPATCH(decode)(w, begin, end, out);
+void decode_weight_row(const Weight& w, int64_t row, float* out) {
+  HWY_DYNAMIC_DISPATCH(decode)(w, row, out, false);
+}
+
+void decode_weight_row(const Weight& w, int64_t row, BF16* out) {
+  HWY_DYNAMIC_DISPATCH(decode)(w, row, out, true);
 }
 
 }  // namespace shoal

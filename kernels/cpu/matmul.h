@@ -36,7 +36,8 @@ struct ScratchFloats {
 };
 void run_matmuls(std::span<const MatMul> products, ThreadPool& pool, ScratchFloats scratch);
 
-// Rows [begin, end) of w as floats or, rounded, BF16.
-void decode_rows(const Weight& w, int64_t begin, int64_t end, const Tensor& out);
+// A row of w, as floats or, rounded, BF16: to k elements.
+void decode_weight_row(const Weight& w, int64_t row, float* out);
+void decode_weight_row(const Weight& w, int64_t row, BF16* out);
 
 }  // namespace shoal

@@ -12,6 +12,21 @@
 #include "hwy/highway.h"
 #include "kernels/base/dtype.h"
 
+#ifndef SHOAL_KERNELS_CPU_SIMD_ONCE_
+#define SHOAL_KERNELS_CPU_SIMD_ONCE_
+namespace shoal {
+
+// Stored integers as types of their own: what is loaded, not what is computed with.
+struct I8 {
+  int8_t value;
+};
+struct I4x2 {  // the lower column in the low nibble
+  uint8_t bits;
+};
+
+}  // namespace shoal
+#endif
+
 // Register tiles are arrays of vectors: they live in registers only if every loop over them is
 // gone.
 #if defined(__clang__)
@@ -31,6 +46,7 @@ using VF = hn::Vec<DF>;
 using DU = hn::RebindToUnsigned<DF>;
 using DU16 = hn::Rebind<uint16_t, DF>;
 using DI8 = hn::Rebind<int8_t, DF>;
+using DI32 = hn::RebindToSigned<DF>;
 
 inline constexpr int64_t kLanes = static_cast<int64_t>(HWY_LANES(float));
 // Vector registers: 32 with AVX-512 and on ARM, 16 with AVX2.
@@ -66,6 +82,37 @@ HWY_INLINE void f8_over_256_twice(const F8E4M3* p, VF& first, VF& second) {
 }
 #endif
 
+HWY_INLINE VF int8_to_float(hn::Vec<DI8> v) {
+  return hn::ConvertTo(DF(), hn::PromoteTo(DI32(), v));
+}
+
+#if HWY_TARGET != HWY_SCALAR
+// The numbers of as many bytes as D8 has pairs of lanes, in their order. A byte b, widened to 16
+// bits, becomes b | b << 4: its nibbles are then the low ones of the two halves. Flipping the sign
+// bit and taking 8 away extends the sign.
+template <class D8>
+HWY_INLINE hn::Vec<D8> nibbles(D8 d8, const I4x2* p) {
+  const hn::RepartitionToWide<hn::RebindToUnsigned<D8>> d16;
+  const auto bytes = hn::PromoteTo(d16, hn::LoadU(hn::Rebind<uint8_t, decltype(d16)>(),
+                                                  reinterpret_cast<const uint8_t*>(p)));
+  const auto apart =
+      hn::And(hn::Or(bytes, hn::ShiftLeft<4>(bytes)), hn::Set(d16, uint16_t{0x0f0f}));
+  const auto eight = hn::Set(d8, int8_t{8});
+  return hn::Sub(hn::Xor(hn::BitCast(d8, apart), eight), eight);
+}
+
+// kLanes numbers from kLanes / 2 bytes.
+HWY_INLINE VF load(const I4x2* p) { return int8_to_float(nibbles(DI8(), p)); }
+
+// Two vectors of numbers: the widening of nibbles is shared.
+HWY_INLINE void load_twice(const I4x2* p, VF& first, VF& second) {
+  const hn::Twice<DI8> d8;
+  const auto both = nibbles(d8, p);
+  first = int8_to_float(hn::LowerHalf(DI8(), both));
+  second = int8_to_float(hn::UpperHalf(DI8(), both));
+}
+#endif
+
 HWY_INLINE VF load(const float* p) { return hn::LoadU(DF(), p); }
 HWY_INLINE VF load(const BF16* p) {
   return bf16_bits_to_float(hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p)));
@@ -83,6 +130,10 @@ HWY_INLINE VF load(const F8E4M3* p) {
   return f8_over_256(hn::LoadU(DI8(), reinterpret_cast<const int8_t*>(p)));
 }
 
+HWY_INLINE VF load(const I8* p) {
+  return int8_to_float(hn::LoadU(DI8(), reinterpret_cast<const int8_t*>(p)));
+}
+
 // The first n < kLanes elements, the other lanes zero.
 template <typename T>
 HWY_INLINE VF load_n(const T* p, int64_t n) {
@@ -93,6 +144,14 @@ HWY_INLINE VF load_n(const T* p, int64_t n) {
   std::memcpy(padded, p, static_cast<size_t>(n) * sizeof(T));
   return load(padded);
 }
+
+#if HWY_TARGET != HWY_SCALAR
+HWY_INLINE VF load_n(const I4x2* p, int64_t n) {
+  I4x2 padded[HWY_MAX_BYTES / 8] = {};
+  std::memcpy(padded, p, static_cast<size_t>(n + 1) / 2);
+  return load(padded);
+}
+#endif
 
 HWY_INLINE void store(VF v, float* p) { hn::StoreU(v, DF(), p); }
 

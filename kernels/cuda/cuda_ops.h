@@ -28,7 +28,7 @@ class CudaOps final : public Ops {
   void begin_step() override { step_cuts_.begin(); }
   void end_step() override { step_cuts_.end(); }
 
-  void embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
+  void embedding(const Tensor& ids, const Weight& table, int64_t first_row,
                  const Tensor& out) override;
   void rms_norm(const Tensor& x, const Tensor& weight, float eps, const Tensor& out) override;
   void add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, float eps,

@@ -4,6 +4,7 @@
 // nearest even.
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dispatch.cuh"
+#include "kernels/cuda/matmul_tiles.cuh"
 #include "kernels/cuda/rows.cuh"
 
 namespace shoal {
@@ -27,6 +28,29 @@ __global__ void embedding_kernel(const int32_t* __restrict__ ids, const Table* _
   float v[kPack] = {};
   if (row >= 0 && row < table_rows) {
     load_pack(table + row * table_stride + column, left, aligned, v);
+  }
+  store_pack(out + t * out_stride + column, left, aligned, v);
+}
+
+// The same from a table with scales, decoded element by element: a step reads as many rows as it has
+// tokens, nothing beside the products.
+template <typename W, typename Out>
+__global__ void quantized_embedding_kernel(const int32_t* __restrict__ ids, WeightView table,
+                                           int64_t first_row, int64_t table_rows,
+                                           Out* __restrict__ out, int64_t rows, int64_t dim,
+                                           int64_t out_stride, bool aligned) {
+  const int64_t packs = (dim + kPack - 1) / kPack;
+  const int64_t item = flat_thread();
+  if (item >= rows * packs) return;
+  const auto [t, pack] = divide(item, packs);
+  const int64_t column = pack * kPack, left = dim - column;
+  const int64_t row = ids[t] - first_row;
+  float v[kPack] = {};
+  if (row >= 0 && row < table_rows) {
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      if (i < left) v[i] = value_at<W>(table, row, column + i);
+    }
   }
   store_pack(out + t * out_stride + column, left, aligned, v);
 }
@@ -66,8 +90,8 @@ __global__ void add_kernel(const X* __restrict__ x, Y* __restrict__ y, int64_t r
 }
 
 template <typename Table, typename Out>
-void launch_embedding(const Tensor& ids, const Tensor& table, int64_t first_row, const Tensor& out,
-                      cudaStream_t stream) {
+void launch_rows(const Tensor& ids, const Tensor& table, int64_t first_row, const Tensor& out,
+                 cudaStream_t stream) {
   const int64_t items = out.dim(0) * packs_of(out.dim(1));
   if (items == 0) return;
   launch(embedding_kernel<Table, Out>, grid_for(items), dim3(kRowThreads), 0, stream,
@@ -76,25 +100,35 @@ void launch_embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
          packs_aligned(table) && packs_aligned(out));
 }
 
+template <typename W, typename Out>
+void launch_quantized(const Tensor& ids, const Weight& table, int64_t first_row, const Tensor& out,
+                      cudaStream_t stream) {
+  const int64_t items = out.dim(0) * packs_of(out.dim(1));
+  if (items == 0) return;
+  launch(quantized_embedding_kernel<W, Out>, grid_for(items), dim3(kRowThreads), 0, stream,
+         ids.as<const int32_t>(), weight_view(table), first_row, table.n(), out.as<Out>(),
+         out.dim(0), out.dim(1), out.stride[0], packs_aligned(out));
+}
+
 }  // namespace
 
-void CudaOps::embedding(const Tensor& ids, const Tensor& table, int64_t first_row,
+void CudaOps::embedding(const Tensor& ids, const Weight& table, int64_t first_row,
                         const Tensor& out) {
   check_activation(out, 2, "out");
   check_i32_on_device(ids, out.dim(0), "ids");
-  SHOAL_CHECK(
-      table.rank == 2 && table.dim(1) == out.dim(1) && table.stride[1] == 1 &&
-          (table.dtype == DType::kF32 || table.dtype == DType::kF16 || table.dtype == DType::kBF16),
-      "table {}, out {}", table.shape_string(), out.shape_string());
+  check_weight(table);
+  SHOAL_CHECK(table.k() == out.dim(1), "table {}, out {}", table.data.shape_string(),
+              out.shape_string());
   with_activation_type(out, [&](auto to) {
     using Out = decltype(to);
-    if (table.dtype == DType::kF16) {
-      launch_embedding<__half, Out>(ids, table, first_row, out, stream());
-    } else {
-      with_activation_type(table, [&](auto from) {
-        launch_embedding<decltype(from), Out>(ids, table, first_row, out, stream());
-      });
-    }
+    with_weight_type(table.data.dtype, table.min.defined(), [&](auto from) {
+      using W = decltype(from);
+      if constexpr (WeightType<W>::kScaled) {
+        launch_quantized<W, Out>(ids, table, first_row, out, stream());
+      } else {
+        launch_rows<W, Out>(ids, table.data, first_row, out, stream());
+      }
+    });
   });
 }
 
@@ -104,7 +138,7 @@ void CudaOps::gather_rows(const Tensor& x, const Tensor& rows, const Tensor& out
   check_i32_on_device(rows, out.dim(0), "rows");
   SHOAL_CHECK(x.dim(1) == out.dim(1), "x {}, out {}", x.shape_string(), out.shape_string());
   with_activation_types(x, out, [&](auto from, auto to) {
-    launch_embedding<decltype(from), decltype(to)>(rows, x, 0, out, stream());
+    launch_rows<decltype(from), decltype(to)>(rows, x, 0, out, stream());
   });
 }
 

@@ -19,13 +19,16 @@ void ExpertTables::fill(Table& table, std::span<const Weight> experts) {
   SHOAL_CHECK(experts.size() <= kMaxGroups, "{} experts on one rank", experts.size());
   table.host.clear();
   table.type = experts[0].data.dtype;
+  table.has_min = experts[0].min.defined();
   table.n = experts[0].n();
   table.k = experts[0].k();
   table.layout = {};
   for (const Weight& w : experts) {
     check_weight(w);
-    SHOAL_CHECK(w.data.dtype == table.type && w.n() == table.n && w.k() == table.k,
-                "experts {} and {}", experts[0].data.shape_string(), w.data.shape_string());
+    SHOAL_CHECK(w.data.dtype == table.type && w.n() == table.n && w.k() == table.k &&
+                    w.min.defined() == table.has_min,
+                "experts {} and {}, min {} and {}", experts[0].data.shape_string(),
+                w.data.shape_string(), table.has_min, w.min.defined());
     table.host.push_back(weight_view(w));
     table.layout.add(table.host.back());
   }

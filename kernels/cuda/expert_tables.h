@@ -19,7 +19,8 @@ namespace shoal {
 class ExpertTables {
  public:
   struct Table {
-    DType type = DType::kF32;  // of all experts, like n and k
+    DType type = DType::kF32;  // of all experts, like has_min, n and k
+    bool has_min = false;
     int64_t n = 0, k = 0;
     WeightLayout layout;
     std::vector<WeightView> host;

@@ -17,12 +17,7 @@ __global__ void dequantize_kernel(WeightView w, int64_t n, int64_t k, void* out,
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n * k) return;
   const int64_t row = i / k, column = i % k;
-  float value = decode_at<W>(w.data + row * w.row_bytes, column);
-  if constexpr (WeightType<W>::kScaled) {
-    value *= w.scale[(row + w.row_offset) / w.block_rows * w.scale_stride +
-                     (column + w.col_offset) / w.block_cols];
-  }
-  store_element(out, out_bf16, row * out_stride + column, value);
+  store_element(out, out_bf16, row * out_stride + column, value_at<W>(w, row, column));
 }
 
 }  // namespace
@@ -37,6 +32,7 @@ void own_linear(const CudaDevice& device, Workspace& scratch, const Tensor& x, c
                   .out_stride = out.stride[0],
                   .w = weight_view(w),
                   .w_type = w.data.dtype,
+                  .has_min = w.min.defined(),
                   .x_bf16 = x.dtype == DType::kBF16,
                   .out_bf16 = out.dtype == DType::kBF16,
                   .m = static_cast<int32_t>(x.dim(0)),
@@ -107,7 +103,7 @@ void CudaOps::dequantize(const Weight& w, const Tensor& out) {
   if (elements == 0) return;
   constexpr int kThreads = 256;
   const dim3 grid(static_cast<unsigned>((elements + kThreads - 1) / kThreads));
-  gpu::with_weight_type(w.data.dtype, [&](auto type) {
+  gpu::with_weight_type(w.data.dtype, w.min.defined(), [&](auto type) {
     gpu::launch(gpu::dequantize_kernel<decltype(type)>, grid, dim3(kThreads), 0, stream(),
                 weight_view(w), w.n(), w.k(), out.data, out.dtype == DType::kBF16, out.stride[0]);
   });

@@ -69,6 +69,7 @@ WeightView weight_view(const Weight& w) {
                   .col_shift = std::countr_zero(static_cast<uint32_t>(kOneBlock))};
   if (!has_scales(w.data.dtype)) return view;
   view.scale = w.scale.as<const float>();
+  if (w.min.defined()) view.min = w.min.as<const float>();
   view.scale_stride = w.scale.stride[0];
   if (w.n() + w.row_offset > w.block_rows) {
     view.block_rows = w.block_rows;
@@ -110,8 +111,10 @@ void run_matmul(const CudaDevice& device, Workspace& scratch, MatmulTask task,
   const SkinnyRead read = skinny_read(task.w_type, task.k, layout);
   const bool skinny = task.x_bf16 && task.vector_x && read.bytes > 0 && rows <= more;
   const bool gemv = !skinny && rows <= few;
+  const int32_t least_span = task.w_type == DType::kF8E4M3 ? 32 : 16;
   const bool tile =
-      !skinny && !gemv && task.x_bf16 && (!scaled || (layout.shifts && layout.span >= 32));
+      !skinny && !gemv && task.x_bf16 && (!scaled || (layout.shifts && layout.span >= least_span));
+  task.groups_of_16 = scaled && layout.span < 32;
   const int64_t sms = device.num_sms();
   int32_t tile_rows = 0;
   if (skinny) {

@@ -9,7 +9,9 @@
 //
 // The first two take every weight type. bfloat16 holds e4m3, int8 and int4 exactly, float16 is the
 // sum of two bfloat16 and float32 of three, so every product that they add is the exact one; scales
-// multiply sums over a scale group in float32 (two-level accumulation), they never round a weight.
+// multiply sums over a scale group in float32 (two-level accumulation), they never round a weight. A
+// min multiplies the group's sum of x, which a product with ones gives beside the weight's: the only
+// form of a sum that lies as the result does, in the same lanes.
 // The last two serve F32 activations, and BF16 ones where rows, shards or groups lie so that
 // 16-byte reads do not fit.
 //
@@ -32,6 +34,7 @@ namespace shoal {
 struct WeightView {
   const std::byte* data = nullptr;
   const float* scale = nullptr;
+  const float* min = nullptr;  // lies as scale does
   int64_t row_bytes = 0;  // from row to row
   int64_t scale_stride = 0;
   int32_t block_rows = 1, block_cols = 1, row_offset = 0, col_offset = 0;
@@ -52,6 +55,7 @@ struct MatmulTask {
   int64_t x_stride = 0, out_stride = 0;  // elements from row to row
   WeightView w;                          // group 0's, [n, k]
   DType w_type = DType::kF32;
+  bool has_min = false;  // all groups' weights, or none
   bool x_bf16 = false, out_bf16 = false;
   int32_t m = 0, n = 0, k = 0;
 
@@ -73,6 +77,7 @@ struct MatmulTask {
   float* partial = nullptr;                 // [splits, m, n]
   bool vector_x = false, vector_w = false;  // rows begin at 16 bytes
   bool chunk_scales = false;  // gemv: the columns that a lane reads at once share a scale
+  bool groups_of_16 = false;  // tile: scale groups begin at multiples of 16 columns, not of 32
   bool pair_out = false;      // two neighbours of out can be stored at once
 };
 

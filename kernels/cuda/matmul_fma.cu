@@ -3,7 +3,7 @@
 //
 // A block computes 64 x 64 elements, a thread 4 x 4, over k in slices of 16 that lie transposed in
 // shared memory: 16 FMAs per 2 16-byte reads of it. Bound by FMAs; about half of the float32 peak
-// is expected. The weight is decoded, and multiplied by its scale, on its way into shared memory.
+// is expected. The weight is decoded, with its scale and min, on its way into shared memory.
 // An element is one chain of FMAs over k in order, within a split.
 
 #include "kernels/cuda/matmul_forms.h"
@@ -29,7 +29,7 @@ struct Fma {
     const int row = threadIdx.x / 4, first = threadIdx.x % 4 * 4;
     const int w_row = min(tile.n0 + row, task.n - 1);
     const std::byte* w = tile.w.data + w_row * tile.w.row_bytes;
-    const float* scales = nullptr;
+    int64_t scales = 0;
     if constexpr (WeightType<W>::kScaled) scales = scale_row(tile.w, w_row);
     const int64_t x_row = tile.x_first + row * task.x_stride;
 
@@ -46,7 +46,9 @@ struct Fma {
           }
           wv = decode_at<W>(w, at);
           if constexpr (WeightType<W>::kScaled) {
-            wv *= scales[(at + tile.w.col_offset) / tile.w.block_cols];
+            const int64_t block = scales + (at + tile.w.col_offset) / tile.w.block_cols;
+            wv *= tile.w.scale[block];
+            if constexpr (WeightType<W>::kAffine) wv += tile.w.min[block];
           }
         }
         xs[first + i][row] = xv;
@@ -83,8 +85,9 @@ struct Fma {
 namespace shoal {
 
 void launch_fma(const CudaDevice& device, const MatmulTask& task) {
-  gpu::with_weight_type(task.w_type,
-                        [&](auto w) { gpu::launch_form<gpu::Fma<decltype(w)>>(device, task); });
+  gpu::with_weight_type(task.w_type, task.has_min, [&](auto w) {
+    gpu::launch_form<gpu::Fma<decltype(w)>>(device, task);
+  });
 }
 
 }  // namespace shoal

@@ -10,6 +10,7 @@ namespace shoal {
 struct SkinnyRead {
   int32_t bytes = 0;  // 0: the form does not take this weight
   int32_t columns = 0;
+  bool halves = false;  // half of them from each of two neighbouring groups of 16 columns
 };
 SkinnyRead skinny_read(DType type, int32_t k, WeightLayout layout);
 void launch_skinny(const CudaDevice& device, const MatmulTask& task, SkinnyRead read,

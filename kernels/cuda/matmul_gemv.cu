@@ -4,7 +4,9 @@
 // A warp computes two rows of the weight (x is loaded once for both); its lanes take runs of kChunk
 // columns, 16 bytes of the weight or 32 of a float32 one, in turn. Bound by the bytes of the weight
 // while 2 rows x kM FMAs per column and lane fit beside them: float32 and bfloat16 up to 4 rows;
-// int4 is bound by decoding. A run in one scale group is summed and then multiplied by its scale.
+// int4 is bound by decoding. A run in one scale group is summed and then multiplied by its scale; a
+// weight with mins is decoded in full instead, one FMA per element of it (the sums of x that min
+// wants would be one addition per row of x and element, for two rows of the weight).
 // Sums are taken over lanes in a tree, over the warps that share k in order, over `splits` in
 // order.
 
@@ -63,15 +65,25 @@ struct Gemv {
                                                     const int (&rows)[kRows], int k,
                                                     float (&total)[kRows][kM]) {
     constexpr int kWords = WeightType<W>::kWords;
-    constexpr bool kScaled = WeightType<W>::kScaled;
+    constexpr bool kScaled = WeightType<W>::kScaled, kAffine = WeightType<W>::kAffine;
     const bool whole = task.vector_w && k + kChunk <= tile.k1;
     const std::byte* data[kRows];
     const float* scales[kRows];
+    const float* mins[kRows];
+    float scale[kRows], min[kRows];  // kAffine: of the chunk, if it has one
     uint32_t raw[kRows][kBytes / 4];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       data[r] = tile.w.data + rows[r] * tile.w.row_bytes;
-      if constexpr (kScaled) scales[r] = scale_row(tile.w, rows[r]);
+      if constexpr (kScaled) scales[r] = tile.w.scale + scale_row(tile.w, rows[r]);
+      if constexpr (kAffine) {
+        mins[r] = tile.w.min + scale_row(tile.w, rows[r]);
+        if (task.chunk_scales) {
+          const int block = (k + tile.w.col_offset) / tile.w.block_cols;
+          scale[r] = scales[r][block];
+          min[r] = mins[r][block];
+        }
+      }
       if (whole) load_weights<kBytes>(data[r] + WeightType<W>::bytes(k), raw[r]);
     }
     float part[kRows][kM] = {};
@@ -96,8 +108,13 @@ struct Gemv {
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
               const int column = i < valid ? begin + i : begin;
-              w[r][i] *= scales[r][(column + tile.w.col_offset) / tile.w.block_cols];
+              const int block = (column + tile.w.col_offset) / tile.w.block_cols;
+              w[r][i] *= scales[r][block];
+              if constexpr (kAffine) w[r][i] += mins[r][block];
             }
+          } else if constexpr (kAffine) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) w[r][i] = fmaf(w[r][i], scale[r], min[r]);
           }
         }
       }
@@ -115,13 +132,14 @@ struct Gemv {
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      float scale = 1;
-      if constexpr (kScaled) {
-        if (task.chunk_scales) scale = scales[r][(k + tile.w.col_offset) / tile.w.block_cols];
+      float factor = 1;
+      if constexpr (kScaled && !kAffine) {
+        if (task.chunk_scales) factor = scales[r][(k + tile.w.col_offset) / tile.w.block_cols];
       }
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        total[r][m] = kScaled ? fmaf(scale, part[r][m], total[r][m]) : total[r][m] + part[r][m];
+        total[r][m] = kScaled && !kAffine ? fmaf(factor, part[r][m], total[r][m])
+                                          : total[r][m] + part[r][m];
       }
     }
   }
@@ -133,12 +151,12 @@ namespace shoal {
 
 int32_t gemv_read(DType type) {
   int32_t columns = 0;
-  gpu::with_weight_type(type, [&](auto w) { columns = gpu::Gemv<decltype(w), 1>::kChunk; });
+  gpu::with_weight_type(type, false, [&](auto w) { columns = gpu::Gemv<decltype(w), 1>::kChunk; });
   return columns;
 }
 
 void launch_gemv(const CudaDevice& device, const MatmulTask& task, int rows) {
-  gpu::with_weight_type(task.w_type, [&](auto w) {
+  gpu::with_weight_type(task.w_type, task.has_min, [&](auto w) {
     using W = decltype(w);
     if (rows == 1) return gpu::launch_form<gpu::Gemv<W, 1>>(device, task);
     if (rows == 4) return gpu::launch_form<gpu::Gemv<W, 4>>(device, task);

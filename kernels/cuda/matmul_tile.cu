@@ -13,16 +13,18 @@
 // all of an A100's. With 32 or 64 rows it is bound by the bytes of the weight, read m / kBM times
 // from L2 and once from DRAM, with 3 slices of 2 to 16 KiB under way per block.
 //
-// Scaled weights: sums over a scale group (or the 32 columns of a half slice, whichever is longer)
-// are kept apart and added with their scale in float32. REQUIRES: groups begin at multiples of 32
-// columns.
+// Scaled weights: sums over a scale group (or kUnit columns, whichever is longer) are kept apart and
+// added with their scale in float32: one FMA per element and group, beside kUnit / 16 mma per 4 of
+// them. REQUIRES: groups begin at multiples of kUnit columns, 32 or, for integers, 16. A min takes the
+// sums of x too: one mma with ones per kMmaN of the weight's (a quarter more, or half with 32 rows),
+// and a second FMA.
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
 
 namespace shoal::gpu {
 
-template <typename W, int kBM>
+template <typename W, int kBM, int kUnit = 32>
 struct MmaTile {
   static constexpr int kTileM = kBM;
   static constexpr int kTileN = kTileColumns;
@@ -40,6 +42,7 @@ struct MmaTile {
   static constexpr int kFit = (kBM == 128 ? 98 : 78) * 1024 / kStageBytes;
   static constexpr int kStages = kFit < 2 ? 2 : (kFit > 4 ? 4 : kFit);
   static constexpr size_t kSmemBytes = static_cast<size_t>(kStages) * kStageBytes;
+  static constexpr bool kScaled = WeightType<W>::kScaled, kAffine = WeightType<W>::kAffine;
 
   static __device__ void run(const MatmulTask& task, const Tile& tile) {
     SHOAL_DYN_SMEM(std::byte, smem);
@@ -47,10 +50,9 @@ struct MmaTile {
     const int g = lane / 4, t = lane % 4;
     const int warp_m = warp / kWarpsN * (kBM / kWarpsM);
     const int warp_n = warp % kWarpsN * (kTileN / kWarpsN);
-    constexpr bool kScaled = WeightType<W>::kScaled;
 
     float total[kMmaM][kMmaN][4] = {};
-    float part[kMmaM][kMmaN][4] = {};
+    float part[kMmaM][kMmaN][4] = {}, ones[kMmaM][4] = {};  // of a group; the sums of x
     const int slices = (tile.k1 - tile.k0 + kSlice - 1) / kSlice;
     for (int s = 0; s < kStages - 1; ++s) {
       if (s < slices) load_slice(task, tile, smem + s * kStageBytes, tile.k0 + s * kSlice);
@@ -72,18 +74,18 @@ struct MmaTile {
       const std::byte* xs = smem + s % kStages * kStageBytes;
       const std::byte* ws = xs + kXBytes;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+      for (int unit = 0; unit < kSlice / kUnit; ++unit) {
         if constexpr (!kScaled) {
-          multiply(xs, ws, half, warp_m + g, warp_n + g, t, total);
+          multiply(xs, ws, unit, warp_m + g, warp_n + g, t, total, ones);
         } else {
           // Past the last column there is no scale to multiply the zeros with.
-          const int begin = tile.k0 + s * kSlice + 32 * half;
+          const int begin = tile.k0 + s * kSlice + kUnit * unit;
           if (begin >= tile.k1) break;
-          left -= 32;
-          const bool ends = left == 0 || begin + 32 >= tile.k1;
-          float scale[kMmaN][2];
-          if (ends) load_scales(task, tile, warp_n + 2 * t, group, scale);
-          multiply(xs, ws, half, warp_m + g, warp_n + g, t, part);
+          left -= kUnit;
+          const bool ends = left == 0 || begin + kUnit >= tile.k1;
+          float scale[kMmaN][2], min[kMmaN][2];
+          if (ends) load_scales(task, tile, warp_n + 2 * t, group, scale, min);
+          multiply(xs, ws, unit, warp_m + g, warp_n + g, t, part, ones);
           if (ends) {
 #pragma unroll
             for (int i = 0; i < kMmaM; ++i) {
@@ -92,8 +94,13 @@ struct MmaTile {
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                   total[i][j][e] += scale[j][e % 2] * part[i][j][e];
+                  if constexpr (kAffine) total[i][j][e] += min[j][e % 2] * ones[i][e];
                   part[i][j][e] = 0;
                 }
+              }
+              if constexpr (kAffine) {
+#pragma unroll
+                for (float& sum : ones[i]) sum = 0;
               }
             }
             if (left == 0) {
@@ -153,42 +160,65 @@ struct MmaTile {
     }
   }
 
-  // sum += 32 columns. x_row and w_row: this lane's first rows of the operands.
+  // A lane's columns of x: 8, or 4 in the lower half, of a unit of 4 lanes.
+  static __device__ __forceinline__ uint4 load_x(const std::byte* xs, int row, int unit, int t) {
+    if constexpr (kUnit == 32) return load_16(xs + place<kXRow>(row, 4 * unit + t));
+    uint4 v = {0, 0, 0, 0};
+    load_8(xs + place<kXRow>(row, 2 * unit + t / 2) + t % 2 * 8, v.x, v.y);
+    return v;
+  }
+
+  // The same columns of a row of the weight, as it is stored.
+  static __device__ __forceinline__ void load_w(const std::byte* ws, int row, int unit, int t,
+                                                uint32_t (&words)[WeightType<W>::kWords]) {
+    constexpr int kWords = WeightType<W>::kWords;
+    if constexpr (kWords >= 4) {
+#pragma unroll
+      for (int i = 0; i < kWords / 4; ++i) {
+        const uint4 v = load_16(ws + place<kWRow>(row, (4 * unit + t) * (kWords / 4) + i));
+        words[4 * i] = v.x;
+        words[4 * i + 1] = v.y;
+        words[4 * i + 2] = v.z;
+        words[4 * i + 3] = v.w;
+      }
+      return;
+    }
+    constexpr int kBytes = static_cast<int>(WeightType<W>::bytes(kUnit / 4));
+    const int at = (4 * unit + t) * kBytes;  // of the row
+    const std::byte* from = ws + place<kWRow>(row, at / 16) + at % 16;
+    if constexpr (kBytes == 8) {
+      load_8(from, words[0], words[1]);
+    } else if constexpr (kBytes == 4) {
+      words[0] = *reinterpret_cast<const uint32_t*>(from);
+      if constexpr (kWords == 2) words[1] = 0;
+    } else {
+      words[0] = *reinterpret_cast<const uint16_t*>(from);
+    }
+  }
+
+  // sum += kUnit columns, and ones those of x. x_row and w_row: this lane's first rows of the
+  // operands.
   static __device__ __forceinline__ void multiply(const std::byte* xs, const std::byte* ws,
-                                                  int half, int x_row, int w_row, int t,
-                                                  float (&sum)[kMmaM][kMmaN][4]) {
+                                                  int unit, int x_row, int w_row, int t,
+                                                  float (&sum)[kMmaM][kMmaN][4],
+                                                  float (&ones)[kMmaM][4]) {
     constexpr int kWords = WeightType<W>::kWords, kParts = WeightType<W>::kParts;
     uint4 low[kMmaM], high[kMmaM];
 #pragma unroll
     for (int i = 0; i < kMmaM; ++i) {
-      low[i] = load_16(xs + place<kXRow>(x_row + 16 * i, 4 * half + t));
-      high[i] = load_16(xs + place<kXRow>(x_row + 16 * i + 8, 4 * half + t));
+      low[i] = load_x(xs, x_row + 16 * i, unit, t);
+      high[i] = load_x(xs, x_row + 16 * i + 8, unit, t);
+      if constexpr (kAffine) {
+        mma_m16n8k16_bf16(ones[i], {low[i].x, high[i].x, low[i].y, high[i].y}, {kOnes, kOnes});
+        if constexpr (kUnit == 32) {
+          mma_m16n8k16_bf16(ones[i], {low[i].z, high[i].z, low[i].w, high[i].w}, {kOnes, kOnes});
+        }
+      }
     }
 #pragma unroll
     for (int j = 0; j < kMmaN; ++j) {
-      const int row = w_row + 8 * j;
       uint32_t words[kWords], b[kParts][4];
-      if constexpr (kWords >= 4) {
-#pragma unroll
-        for (int i = 0; i < kWords / 4; ++i) {
-          const uint4 v = load_16(ws + place<kWRow>(row, (4 * half + t) * (kWords / 4) + i));
-          words[4 * i] = v.x;
-          words[4 * i + 1] = v.y;
-          words[4 * i + 2] = v.z;
-          words[4 * i + 3] = v.w;
-        }
-      } else {
-        const int at = (4 * half + t) * kWords * 4;  // byte of the row
-        const uint32_t* from =
-            reinterpret_cast<const uint32_t*>(ws + place<kWRow>(row, at / 16) + at % 16);
-        if constexpr (kWords == 2) {
-          const uint2 v = *reinterpret_cast<const uint2*>(from);
-          words[0] = v.x;
-          words[1] = v.y;
-        } else {
-          words[0] = *from;
-        }
-      }
+      load_w(ws, w_row + 8 * j, unit, t, words);
       decode8<W>(words, b);
 #pragma unroll
       for (int p = 0; p < kParts; ++p) {
@@ -196,8 +226,10 @@ struct MmaTile {
         for (int i = 0; i < kMmaM; ++i) {
           mma_m16n8k16_bf16(sum[i][j], {low[i].x, high[i].x, low[i].y, high[i].y},
                             {b[p][0], b[p][1]});
-          mma_m16n8k16_bf16(sum[i][j], {low[i].z, high[i].z, low[i].w, high[i].w},
-                            {b[p][2], b[p][3]});
+          if constexpr (kUnit == 32) {
+            mma_m16n8k16_bf16(sum[i][j], {low[i].z, high[i].z, low[i].w, high[i].w},
+                              {b[p][2], b[p][3]});
+          }
         }
       }
     }
@@ -205,13 +237,16 @@ struct MmaTile {
 
   static __device__ __forceinline__ void load_scales(const MatmulTask& task, const Tile& tile,
                                                      int column, int group,
-                                                     float (&scale)[kMmaN][2]) {
+                                                     float (&scale)[kMmaN][2],
+                                                     float (&min)[kMmaN][2]) {
 #pragma unroll
     for (int j = 0; j < kMmaN; ++j) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        scale[j][e] =
-            scale_row_shifted(tile.w, min(tile.n0 + column + 8 * j + e, task.n - 1))[group];
+        const int row = tile.n0 + column + 8 * j + e;
+        const int64_t at = scale_row_shifted(tile.w, row < task.n ? row : task.n - 1) + group;
+        scale[j][e] = tile.w.scale[at];
+        if constexpr (kAffine) min[j][e] = tile.w.min[at];
       }
     }
   }
@@ -261,14 +296,23 @@ void launch_with_smem(const CudaDevice& device, const MatmulTask& task) {
   gpu::launch_form<Form>(device, task, Form::kSmemBytes);
 }
 
+template <typename W, int kUnit>
+void launch_rows(const CudaDevice& device, const MatmulTask& task, int rows) {
+  if (rows == 32) return launch_with_smem<gpu::MmaTile<W, 32, kUnit>>(device, task);
+  if (rows == 64) return launch_with_smem<gpu::MmaTile<W, 64, kUnit>>(device, task);
+  launch_with_smem<gpu::MmaTile<W, 128, kUnit>>(device, task);
+}
+
 }  // namespace
 
 void launch_tile(const CudaDevice& device, const MatmulTask& task, int rows) {
-  gpu::with_weight_type(task.w_type, [&](auto w) {
+  gpu::with_weight_type(task.w_type, task.has_min, [&](auto w) {
     using W = decltype(w);
-    if (rows == 32) return launch_with_smem<gpu::MmaTile<W, 32>>(device, task);
-    if (rows == 64) return launch_with_smem<gpu::MmaTile<W, 64>>(device, task);
-    launch_with_smem<gpu::MmaTile<W, 128>>(device, task);
+    using Number = typename gpu::WeightType<W>::Number;
+    if constexpr (std::is_same_v<Number, int8_t> || std::is_same_v<Number, gpu::Int4>) {
+      if (task.groups_of_16) return launch_rows<W, 16>(device, task, rows);
+    }
+    launch_rows<W, 32>(device, task, rows);
   });
 }
 

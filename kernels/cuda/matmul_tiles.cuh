@@ -184,12 +184,31 @@ __device__ __forceinline__ void load_x8(const MatmulTask& task, int64_t at, int 
   for (int i = 0; i < 8; ++i) to[i] = i < valid ? x[i] : 0.0f;
 }
 
-__device__ __forceinline__ const float* scale_row(const WeightView& w, int row) {
-  return w.scale + static_cast<int64_t>((row + w.row_offset) / w.block_rows) * w.scale_stride;
+// Where the scales of a row begin, and its mins, in elements.
+__device__ __forceinline__ int64_t scale_row(const WeightView& w, int row) {
+  return static_cast<int64_t>((row + w.row_offset) / w.block_rows) * w.scale_stride;
 }
 // The same where all blocks are powers of two (WeightLayout::shifts).
-__device__ __forceinline__ const float* scale_row_shifted(const WeightView& w, int row) {
-  return w.scale + static_cast<int64_t>((row + w.row_offset) >> w.row_shift) * w.scale_stride;
+__device__ __forceinline__ int64_t scale_row_shifted(const WeightView& w, int row) {
+  return static_cast<int64_t>((row + w.row_offset) >> w.row_shift) * w.scale_stride;
+}
+
+// The B operand of a product with ones, and any quarter of A: such a product sums x over k, exactly
+// as the weight's product does, in every row or column of its result.
+constexpr uint32_t kOnes = 0x3f803f80u;
+
+// Element (row, column) of a weight, rounded as dequantize promises: once after the scale and once
+// after the min.
+template <typename W>
+__device__ __forceinline__ float value_at(const WeightView& w, int64_t row, int64_t column) {
+  float value = decode_at<W>(w.data + row * w.row_bytes, column);
+  if constexpr (WeightType<W>::kScaled) {
+    const int64_t block = (row + w.row_offset) / w.block_rows * w.scale_stride +
+                          (column + w.col_offset) / w.block_cols;
+    value = __fmul_rn(value, w.scale[block]);
+    if constexpr (WeightType<W>::kAffine) value = __fadd_rn(value, w.min[block]);
+  }
+  return value;
 }
 
 }  // namespace shoal::gpu

@@ -21,14 +21,24 @@ namespace shoal::gpu {
 
 struct Int4 {};  // two to a byte, the lower column in the low nibble
 
+// Numbers of W in groups that have a min beside their scale.
+template <typename W>
+struct Affine {};
+
 template <typename W>
 struct WeightType {
+  using Number = W;
+  static constexpr bool kAffine = false;
   static constexpr int kBits = std::is_same_v<W, Int4> ? 4 : static_cast<int>(sizeof(W)) * 8;
   static constexpr int kWords = kBits / 4;  // registers that hold eight columns
   static constexpr bool kScaled = kBits <= 8;
   // How many bfloat16 add up to a weight.
   static constexpr int kParts = kBits == 32 ? 3 : (std::is_same_v<W, __half> ? 2 : 1);
   static constexpr int64_t bytes(int64_t columns) { return columns * kBits / 8; }
+};
+template <typename W>
+struct WeightType<Affine<W>> : WeightType<W> {
+  static constexpr bool kAffine = true;
 };
 
 __device__ __forceinline__ float bits_to_float(uint32_t bits) {
@@ -93,9 +103,10 @@ __device__ __forceinline__ void unpack_half(uint32_t pair, float& low, float& hi
 }
 
 // Columns 2i and 2i + 1 go to out[part][i].
-template <typename W>
-__device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<W>::kWords],
-                                        uint32_t (&out)[WeightType<W>::kParts][4]) {
+template <typename Type>
+__device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<Type>::kWords],
+                                        uint32_t (&out)[WeightType<Type>::kParts][4]) {
+  using W = typename WeightType<Type>::Number;
   if constexpr (std::is_same_v<W, float>) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -134,9 +145,10 @@ __device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<W>::kWo
   }
 }
 
-template <typename W>
-__device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<W>::kWords],
+template <typename Type>
+__device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<Type>::kWords],
                                         float (&out)[8]) {
+  using W = typename WeightType<Type>::Number;
   if constexpr (std::is_same_v<W, float>) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) out[i] = bits_to_float(raw[i]);
@@ -155,8 +167,9 @@ __device__ __forceinline__ void decode8(const uint32_t (&raw)[WeightType<W>::kWo
 }
 
 // One column, wherever it lies.
-template <typename W>
+template <typename Type>
 __device__ __forceinline__ float decode_at(const std::byte* row, int64_t column) {
+  using W = typename WeightType<Type>::Number;
   if constexpr (std::is_same_v<W, Int4>) {
     const int byte = static_cast<int>(row[column / 2]);
     const int nibble = (byte >> (column % 2 * 4)) & 15;
@@ -189,9 +202,17 @@ __device__ __forceinline__ void load_weights(const std::byte* from, uint32_t (&t
   }
 }
 
-// Calls f with a value of the weight's element type.
+// Eight bytes. REQUIRES: aligned to 8.
+__device__ __forceinline__ void load_8(const void* from, uint32_t& low, uint32_t& high) {
+  const uint2 v = *static_cast<const uint2*>(from);
+  low = v.x;
+  high = v.y;
+}
+
+// Calls f with a value of the weight's type: of its elements, or Affine of it.
 template <typename F>
-void with_weight_type(DType type, const F& f) {
+void with_weight_type(DType type, bool has_min, const F& f) {
+  if (has_min) return type == DType::kI8 ? f(Affine<int8_t>{}) : f(Affine<Int4>{});
   switch (type) {
     case DType::kF32: return f(float{});
     case DType::kF16: return f(__half{});

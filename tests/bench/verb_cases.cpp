@@ -210,7 +210,7 @@ void VerbCases::rows(const ModelShape& model, int64_t tokens) {
     const Tensor table = data_.values(DType::kBF16, {model.vocab, hidden}), out = x();
     const Tensor tokens_in = data_.indices(ids, {tokens});
     measure("embedding", shape, act(), bytes_of({out, tokens_in}) * 2, 0, 1,
-            [&](int) { ops_.embedding(tokens_in, table, 0, out); });
+            [&](int) { ops_.embedding(tokens_in, {.data = table}, 0, out); });
   }
   std::vector<int32_t> order(tokens);
   std::iota(order.begin(), order.end(), 0);

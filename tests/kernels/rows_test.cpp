@@ -16,6 +16,11 @@ Expected exactly(std::vector<double> value) {
   return {std::move(value), std::move(bound)};
 }
 
+// Types of an embedding, and whether with a min.
+const std::vector<std::pair<DType, bool>> kTables = {
+    {DType::kF32, false}, {DType::kF16, false},  {DType::kBF16, false}, {DType::kF8E4M3, false},
+    {DType::kI8, false},  {DType::kI4x2, false}, {DType::kI8, true},    {DType::kI4x2, true}};
+
 }  // namespace
 
 TEST_CASE("embedding: rows of every type, zeros for rows held elsewhere", "[rows]") {
@@ -23,15 +28,17 @@ TEST_CASE("embedding: rows of every type, zeros for rows held elsewhere", "[rows
     INFO(name);
     Random random(1);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const auto& [type, asymmetric] : kTables) {
       for (const int64_t dim : kDims) {
-        const HostTensor table = random.tensor(type, {10, dim});
+        if (type == DType::kI4x2 && dim % 2 == 1) continue;
+        INFO(dtype_name(type) << (asymmetric ? " with min" : "") << " dim " << dim);
+        const HostWeight table = random_weight(random, type, 10, dim, 16, 0, 0, asymmetric);
         const HostTensor ids = HostTensor::ints({6}, {20, 29, 25, 19, 30, 0});
         HostTensor out = random.tensor(DType::kF32, {6, dim});
-        ops->embedding(ids, table, 20, out);
+        ops->embedding(ids, table.weight, 20, out);
         std::vector<double> expected;
         for (const int64_t row : {0, 9, 5}) {
-          for (int64_t i = 0; i < dim; ++i) expected.push_back(value_at(table, row * dim + i));
+          for (int64_t i = 0; i < dim; ++i) expected.push_back(weight_at(table.weight, row, i));
         }
         expected.resize(6 * dim, 0.0);
         CHECK(first_violation(out, exactly(expected)) == "");

@@ -62,23 +62,30 @@ std::string wrong(const OnDevice& device, const Expected& expected) {
   return first_violation(host, expected);
 }
 
+// Types of an embedding, and whether with a min.
+const std::vector<std::pair<DType, bool>> kTables = {
+    {DType::kF32, false}, {DType::kF16, false},  {DType::kBF16, false}, {DType::kF8E4M3, false},
+    {DType::kI8, false},  {DType::kI4x2, false}, {DType::kI8, true},    {DType::kI4x2, true}};
+
 }  // namespace
 
 TEST_CASE("cuda embedding: rows of every type, zeros for rows held elsewhere", "[cuda][rows]") {
   for_each_schedule([] {
     Random random(1);
-    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const auto& [type, asymmetric] : kTables) {
       for (const DType to : kActivations) {
         for (const int64_t dim : kDims) {
+          if (type == DType::kI4x2 && dim % 2 == 1) continue;
           for (const int64_t gap : kGaps) {
-            const HostTensor table = random.tensor(type, {10, dim});
+            INFO(dtype_name(type) << (asymmetric ? " with min" : "") << " dim " << dim);
+            const HostWeight table = random_weight(random, type, 10, dim, 16, 0, 0, asymmetric);
             OnDevice out(poisoned(to, 6, dim, gap));
             cuda_ops().embedding(OnDevice(HostTensor::ints({6}, {20, 29, 25, 19, 30, 0})),
-                                 OnDevice(table), 20, out);
+                                 WeightOnDevice(table), 20, out);
             std::vector<double> expected;
             for (const int64_t row : {0, 9, 5}) {
               for (int64_t i = 0; i < dim; ++i) {
-                expected.push_back(as_stored(value_at(table, row * dim + i), to));
+                expected.push_back(as_stored(weight_at(table.weight, row, i), to));
               }
             }
             expected.resize(6 * dim, 0.0);
@@ -89,7 +96,7 @@ TEST_CASE("cuda embedding: rows of every type, zeros for rows held elsewhere", "
     }
     OnDevice none(HostTensor(DType::kF32, {0, 8}));
     cuda_ops().embedding(OnDevice(HostTensor::ints({0}, {})),
-                         OnDevice(random.tensor(DType::kF32, {10, 8})), 0, none);
+                         WeightOnDevice(random_weight(random, DType::kF32, 10, 8)), 0, none);
   });
 }
 
@@ -465,8 +472,8 @@ TEST_CASE("cuda verbs refuse tensors that do not fit", "[cuda][rows]") {
   CHECK_THROWS_AS(ops.silu_mul(x, x, b), Bug);
   CHECK_THROWS_AS(ops.rms_norm(x, x, 1e-6f, x), Bug);
   CHECK_THROWS_AS(ops.add_rms_norm(x, y, weight, 1e-6f, x), Bug);
-  CHECK_THROWS_AS(ops.embedding(ids, y, 0, x), Bug);
-  CHECK_THROWS_AS(ops.embedding(x, x, 0, x), Bug);
+  CHECK_THROWS_AS(ops.embedding(ids, {.data = y}, 0, x), Bug);
+  CHECK_THROWS_AS(ops.embedding(x, {.data = x}, 0, x), Bug);
   CHECK_THROWS_AS(ops.gather_rows(y, ids, x), Bug);
   CHECK_THROWS_AS(ops.rope(heads, ids, y, true), Bug);
   CHECK_THROWS_AS(ops.write_cache(y, ids, x, 0), Bug);
