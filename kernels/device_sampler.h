@@ -21,6 +21,8 @@ struct LogitChange {
 };
 
 struct SampleRow {
+  int64_t logits_row = 0;  // the row of launch()'s logits that it is about
+  int64_t index = 0;       // in launch()'s ids
   float temperature = 1;  // 0: greedy
   float top_p = 1;
   int32_t top_k = 0;  // 0: off
@@ -47,13 +49,22 @@ class DeviceSampler {
   static constexpr int64_t kMaxVocab = int64_t{1} << 19;  // sums of 2^-44 then fit into 64 bits
 
   virtual ~DeviceSampler() = default;
-  // Queues the work for rows [0, rows.size()) of `logits` and returns; what `rows` points to may go.
-  // Rows with changes or masked tokens are changed in place. Not while a graph is recorded.
+  // Queues the work for some rows of `logits`, each at most once, and returns; what `rows` points to may
+  // go. Rows with changes or masked tokens are changed in place. ids[index] of each row becomes its token,
+  // for what is queued later. Not while a graph is recorded.
   virtual void launch(const Tensor& logits,  // [R, vocab] F32, strided in rows
-                      std::span<const SampleRow> rows) = 0;
-  // Waits for the last launch. Throws DeviceFault for logits that no model gives: NaN, +infinity, or
-  // nothing but -infinity, naming row and token.
+                      std::span<const SampleRow> rows,
+                      const Tensor& ids) = 0;  // [more than the largest index] I32; or undefined
+  // The tokens of the last launch, in the order of its rows. Waits for that launch only and not for what
+  // was queued after it. Throws DeviceFault for logits that no model gives: NaN, +infinity, or nothing
+  // but -infinity, naming row and token.
   virtual std::vector<SampledToken> collect() = 0;
+
+  // Queues token_ids[t] = ids[sources[t]] for every sources[t] >= 0: how tokens that the host does not
+  // know yet come into the next step.
+  virtual void feed(const Tensor& ids,      // [n] I32
+                    const Tensor& sources,  // [T] I32, each less than n
+                    const Tensor& token_ids) = 0;  // [T] I32
 };
 
 }  // namespace shoal

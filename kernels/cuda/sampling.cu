@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/sampling_select.cuh"
 
@@ -20,6 +21,7 @@ struct Range {
 };
 
 struct RowParams {
+  int64_t logits_row, index;
   double random;
   float temperature, top_p, min_p;
   float repetition_penalty, presence_penalty, frequency_penalty;
@@ -51,6 +53,7 @@ struct SampleArgs {
   float* unmasked;  // what masked_tokens' logits were
   RowResult* results;
   TopLogprob* top;
+  int32_t* ids;  // may be null
 };
 
 // As sampler.cpp: bias; repetition penalty; then for each occurrence in the output the frequency
@@ -176,7 +179,7 @@ __device__ __forceinline__ void write_logprobs(const SampleState& row, SelectSha
 __global__ void __launch_bounds__(kSampleThreads) sample_kernel(SampleArgs args) {
   __shared__ SelectShared shared;
   const RowParams& p = args.rows[blockIdx.x];
-  float* logits = args.logits + blockIdx.x * args.stride;
+  float* logits = args.logits + p.logits_row * args.stride;
   RowResult& result = args.results[blockIdx.x];
 
   float smallest;
@@ -222,7 +225,16 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(SampleArgs args)
   if (threadIdx.x == 0) {
     result.token = token;
     result.status = status;
+    // A token of broken logits is one of the vocabulary all the same: it may be fed before the host
+    // knows.
+    if (args.ids != nullptr) args.ids[p.index] = token;
   }
+}
+
+__global__ void feed_kernel(const int32_t* __restrict__ ids, const int32_t* __restrict__ sources,
+                            int32_t* __restrict__ token_ids, int64_t tokens) {
+  const int64_t t = flat_thread();
+  if (t < tokens && sources[t] >= 0) token_ids[t] = ids[sources[t]];
 }
 
 // Grows only; what a launch under way uses is not freed under it.
@@ -243,11 +255,14 @@ size_t append(std::vector<std::byte>& to, std::span<const T> values) {
 
 }  // namespace
 
-void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) {
+void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows,
+                         const Tensor& ids) {
   const auto num_rows = static_cast<int64_t>(rows.size());
   SHOAL_CHECK(logits.dtype == DType::kF32 && logits.rank == 2 && logits.stride[1] == 1 &&
                   logits.dim(0) >= num_rows && logits.dim(1) > 0 && logits.dim(1) <= kMaxVocab,
               "logits {} for {} rows", logits.shape_string(), num_rows);
+  SHOAL_CHECK(!ids.defined() || (ids.dtype == DType::kI32 && ids.contiguous()), "ids {}",
+              ids.shape_string());
   const auto vocab = static_cast<int32_t>(logits.dim(1));
   num_logprobs_.clear();
   if (rows.empty()) return;
@@ -259,8 +274,14 @@ void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) 
   for (const SampleRow& r : rows) {
     SHOAL_CHECK(r.num_logprobs <= kMaxTopLogprobs && r.random >= 0 && r.random < 1,
                 "num_logprobs {}, random {}", r.num_logprobs, r.random);
+    SHOAL_CHECK(r.logits_row >= 0 && r.logits_row < logits.dim(0), "row {} of {}", r.logits_row,
+                logits.shape_string());
+    SHOAL_CHECK(!ids.defined() || (r.index >= 0 && r.index < ids.num_elements()), "index {} of {}",
+                r.index, ids.shape_string());
     const int32_t num_logprobs = std::min(r.num_logprobs, vocab);
-    RowParams p{r.random,
+    RowParams p{r.logits_row,
+                r.index,
+                r.random,
                 r.temperature,
                 r.top_p,
                 r.min_p,
@@ -285,16 +306,21 @@ void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) 
     num_logprobs_.push_back(num_logprobs);
     num_top += std::max(num_logprobs, 0);
   }
-  host_.clear();
-  append<RowParams>(host_, params);
-  const size_t changes_at = append<LogitChange>(host_, changes);
-  const size_t masked_at = append<int32_t>(host_, masked);
-  ensure(device_, input_, host_.size() + masked.size() * sizeof(float));
-  ensure(device_, output_,
-         rows.size() * sizeof(RowResult) + static_cast<size_t>(num_top) * sizeof(TopLogprob));
+  host_input_.clear();
+  append<RowParams>(host_input_, params);
+  const size_t changes_at = append<LogitChange>(host_input_, changes);
+  const size_t masked_at = append<int32_t>(host_input_, masked);
+  const size_t output_bytes =
+      rows.size() * sizeof(RowResult) + static_cast<size_t>(num_top) * sizeof(TopLogprob);
+  ensure(device_, input_, host_input_.size() + masked.size() * sizeof(float));
+  ensure(device_, output_, output_bytes);
+  if (host_output_.bytes() < output_bytes) {
+    device_.synchronize();  // the launch before may still copy to it
+    host_output_ = device_.allocate_host(output_.bytes());
+  }
   auto* input = static_cast<std::byte*>(input_.data());
   auto* output = static_cast<std::byte*>(output_.data());
-  device_.copy_to_device(input, host_.data(), host_.size());
+  device_.copy_to_device(input, host_input_.data(), host_input_.size());
   const SampleArgs args{
       .logits = logits.as<float>(),
       .stride = logits.stride[0],
@@ -302,24 +328,24 @@ void CudaSampler::launch(const Tensor& logits, std::span<const SampleRow> rows) 
       .rows = reinterpret_cast<const RowParams*>(input),
       .changes = reinterpret_cast<const LogitChange*>(input + changes_at),
       .masked_tokens = reinterpret_cast<const int32_t*>(input + masked_at),
-      .unmasked = reinterpret_cast<float*>(input + host_.size()),
+      .unmasked = reinterpret_cast<float*>(input + host_input_.size()),
       .results = reinterpret_cast<RowResult*>(output),
-      .top = reinterpret_cast<TopLogprob*>(output + rows.size() * sizeof(RowResult))};
+      .top = reinterpret_cast<TopLogprob*>(output + rows.size() * sizeof(RowResult)),
+      .ids = ids.defined() ? ids.as<int32_t>() : nullptr};
   gpu::launch(sample_kernel, dim3(static_cast<unsigned>(num_rows)), dim3(kSampleThreads), 0,
               device_.stream(), args);
+  device_.copy_to_host_async(host_output_, 0, output, output_bytes);
+  sampled_ = device_.record();
 }
 
 std::vector<SampledToken> CudaSampler::collect() {
   std::vector<SampledToken> sampled(num_logprobs_.size());
   if (sampled.empty()) return sampled;
-  size_t num_top = 0;
-  for (const int32_t n : num_logprobs_) num_top += static_cast<size_t>(std::max(n, 0));
-  host_.resize(sampled.size() * sizeof(RowResult) + num_top * sizeof(TopLogprob));
-  device_.copy_to_host(host_.data(), output_.data(), host_.size());
-  const std::byte* top = host_.data() + sampled.size() * sizeof(RowResult);
+  sampled_->wait();
+  const std::byte* top = host_output_.data() + sampled.size() * sizeof(RowResult);
   for (size_t r = 0; r < sampled.size(); ++r) {
     RowResult result;
-    std::memcpy(&result, host_.data() + r * sizeof(RowResult), sizeof(RowResult));
+    std::memcpy(&result, host_output_.data() + r * sizeof(RowResult), sizeof(RowResult));
     if (result.status == kBrokenLogit) {
       throw DeviceFault(fmt::format("row {}: the logit of token {} is infinite or not a number", r,
                                     result.token));
@@ -337,6 +363,18 @@ std::vector<SampledToken> CudaSampler::collect() {
     }
   }
   return sampled;
+}
+
+void CudaSampler::feed(const Tensor& ids, const Tensor& sources, const Tensor& token_ids) {
+  for (const Tensor* t : {&ids, &sources, &token_ids}) {
+    SHOAL_CHECK(t->dtype == DType::kI32 && t->contiguous(), "{}", t->shape_string());
+  }
+  const int64_t tokens = token_ids.num_elements();
+  SHOAL_CHECK(sources.num_elements() == tokens, "sources {} of {}", sources.shape_string(),
+              token_ids.shape_string());
+  if (tokens == 0) return;
+  gpu::launch(feed_kernel, grid_for(tokens), dim3(kRowThreads), 0, device_.stream(),
+              ids.as<const int32_t>(), sources.as<const int32_t>(), token_ids.as<int32_t>(), tokens);
 }
 
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -24,10 +25,14 @@ namespace shoal {
 class CudaSampler final : public DeviceSampler {
  public:
   explicit CudaSampler(CudaDevice& device)
-      : device_(device), input_(device.allocate(kReserve)), output_(device.allocate(kReserve)) {}
+      : device_(device),
+        input_(device.allocate(kReserve)),
+        output_(device.allocate(kReserve)),
+        host_output_(device.allocate_host(kReserve)) {}
 
-  void launch(const Tensor& logits, std::span<const SampleRow> rows) override;
+  void launch(const Tensor& logits, std::span<const SampleRow> rows, const Tensor& ids) override;
   std::vector<SampledToken> collect() override;
+  void feed(const Tensor& ids, const Tensor& sources, const Tensor& token_ids) override;
 
  private:
   // Enough for 256 rows with 4 KiB each of changed logits, or of logprobs; more is allocated when asked for.
@@ -35,8 +40,10 @@ class CudaSampler final : public DeviceSampler {
 
   CudaDevice& device_;
   Buffer input_, output_;
-  std::vector<int32_t> num_logprobs_;  // of the rows under way
-  std::vector<std::byte> host_;
+  std::vector<int32_t> num_logprobs_;    // of the rows under way
+  HostBuffer host_output_;               // output_ of the rows under way, once they are sampled
+  std::unique_ptr<DeviceEvent> sampled_;
+  std::vector<std::byte> host_input_;
 };
 
 }  // namespace shoal

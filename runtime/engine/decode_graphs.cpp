@@ -97,7 +97,7 @@ bool DecodeGraphs::can_run(const StepPlan& plan) const {
          });
 }
 
-std::vector<Tensor> DecodeGraphs::run(const StepPlan& plan) {
+StepLogits DecodeGraphs::run(const StepPlan& plan, const Feed& feed) {
   const std::vector<int64_t> counts = sequences_per_rank(plan);
   const auto& [bucket, recorded] =
       *graphs_.lower_bound(*std::max_element(counts.begin(), counts.end()));
@@ -105,12 +105,15 @@ std::vector<Tensor> DecodeGraphs::run(const StepPlan& plan) {
   SHOAL_CHECK(static_cast<int64_t>(host.numbers().size()) == recorded.inputs.num_elements());
   rank_.device().copy_to_device(recorded.inputs.data, host.numbers().data(),
                                 recorded.inputs.num_bytes());
+  feed(host, recorded.inputs);
   recorded.graph->launch();
-  std::vector<Tensor> logits;
+  StepLogits logits;
   if (rank_.rank() != 0) return logits;
+  logits.all = recorded.logits;
   for (size_t r = 0; r < counts.size(); ++r) {
-    const auto begin = static_cast<int64_t>(r) * bucket;
-    if (counts[r] > 0) logits.push_back(recorded.logits.slice(0, begin, begin + counts[r]));
+    for (int64_t i = 0; i < counts[r]; ++i) {
+      logits.rows.push_back(static_cast<int64_t>(r) * bucket + i);
+    }
   }
   return logits;
 }

@@ -15,6 +15,12 @@
 
 namespace shoal {
 
+// The logits of a step, which stay until the next one.
+struct StepLogits {
+  Tensor all;                 // [rows, padding included, vocab] F32 on rank 0; undefined elsewhere
+  std::vector<int64_t> rows;  // of `all`, in the plan's order; on rank 0
+};
+
 class DecodeGraphs {
  public:
   // `cache` has num_pages + 1 pages: the last one is for padding. `rank`, `model` and `cache` must
@@ -30,9 +36,9 @@ class DecodeGraphs {
   // exchange whose counts differ from step to step, and not more than the largest bucket.
   bool can_run(const StepPlan& plan) const;
 
-  // Collective. The logits of the plan's rows in order, [rows, vocab] F32 on rank 0 (pieces, one a DP
-  // rank, padding left out), empty elsewhere. They stay until the next step.
-  std::vector<Tensor> run(const StepPlan& plan);
+  // Collective. `feed` is called when the step's numbers are on the device and before they are used.
+  using Feed = std::function<void(const StepBatch& batch, const Tensor& memory)>;
+  StepLogits run(const StepPlan& plan, const Feed& feed);
 
  private:
   struct Recorded {

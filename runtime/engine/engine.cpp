@@ -1,6 +1,6 @@
 #include "runtime/engine/engine.h"
 
-#include <chrono>
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -41,21 +41,19 @@ EngineStats Engine::stats() const {
 }
 
 void Engine::run() {
-  while (take_inbox()) {
-    if (std::optional<StepPlan> plan = scheduler_.plan()) step(*plan);
-  }
+  while (take_inbox()) turn();
+  drain();
   std::vector<TokenEvent> events;
   for (RequestId id : scheduler_.ids()) {
     scheduler_.cancel(id);
     events.push_back({.id = id, .finish_reason = FinishReason::kAbort});
   }
-  if (!events.empty()) sink_(std::move(events));
   publish_stats(nullptr, 0, 0);
+  emit(std::move(events));
   StepPlan shutdown;
   shutdown.number = last_step_ + 1;
   shutdown.kind = StepKind::kShutdown;
-  std::vector<std::byte> message = shutdown.serialize();
-  group_.broadcast(message);
+  broadcast(shutdown);
 }
 
 // Waits for work; false when it is time to stop.
@@ -66,7 +64,8 @@ bool Engine::take_inbox() {
   {
     std::unique_lock lock(mutex_);
     wake_.wait(lock, [&] {
-      return stopping_ || !submitted_.empty() || !cancelled_.empty() || scheduler_.has_work();
+      return stopping_ || !submitted_.empty() || !cancelled_.empty() || running_ ||
+             scheduler_.has_work();
     });
     submitted = std::exchange(submitted_, {});
     cancelled = std::exchange(cancelled_, {});
@@ -86,7 +85,7 @@ bool Engine::take_inbox() {
     if (scheduler_.cancel(id)) events.push_back({.id = id, .finish_reason = FinishReason::kAbort});
   }
   if (!submitted.empty() || !cancelled.empty()) publish_stats(nullptr, 0, 0);
-  if (!events.empty()) sink_(std::move(events));
+  emit(std::move(events));
   return !stopping;
 }
 
@@ -114,30 +113,81 @@ ExpertExchange Engine::exchange_for(int64_t num_tokens) const {
                                                      : ExpertExchange::kReplicated;
 }
 
-void Engine::step(StepPlan& plan) {
-  const auto start = std::chrono::steady_clock::now();
-  plan.exchange = exchange_for(plan.num_tokens());
-  if (group_.size() > 1) {
-    std::vector<std::byte> message = plan.serialize();
-    group_.broadcast(message);
-  }
+// One turn of the loop. With running_ from the turn before, this is where host work hides under it:
+// from plan() to begin() the device is busy with that step, and from finish() on with this one.
+void Engine::turn() {
+  std::optional<StepPlan> plan = scheduler_.plan();
+  if (!plan) return drain();
+  plan->exchange = exchange_for(plan->num_tokens());
+  plan->ahead = config_.async_scheduling && runner_.can_run_ahead(*plan, most_logprobs(*plan));
+  // Tokens that are there must not wait for the end of this step.
+  if (!plan->ahead) drain();
+  const auto begun = Clock::now();
+  broadcast(*plan);
+  last_step_ = plan->number;
+  runner_.begin(*plan);
+  std::vector<TokenEvent> events;
+  if (running_) events = finish();
+  runner_.sample(sample_inputs(*plan));
+  running_ = {std::move(*plan), begun};
+  emit(std::move(events));
+  if (!running_->plan.ahead) drain();
+}
+
+void Engine::broadcast(const StepPlan& plan) {
+  if (group_.size() == 1) return;
+  std::vector<std::byte> message = plan.serialize();
+  group_.broadcast(message);
+}
+
+// Collects and applies the running step.
+std::vector<TokenEvent> Engine::finish() {
   std::vector<Scheduler::Sampled> sampled;
-  for (SampleResult& result : runner_.run_and_sample(plan, sample_inputs(plan))) {
+  for (SampleResult& result : runner_.collect()) {
     sampled.push_back({result.token, std::move(result.logprobs)});
   }
-  std::vector<TokenEvent> events = scheduler_.apply(plan, sampled);
-  last_step_ = plan.number;
-  publish_stats(&plan, sampled.size(),
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  const Running step = std::move(*running_);
+  running_.reset();
+  std::vector<TokenEvent> events = scheduler_.apply(step.plan, sampled);
+  const auto end = Clock::now();
+  const auto start = std::max(step.begun, std::exchange(last_end_, end));
+  publish_stats(&step.plan, events.size(), std::chrono::duration<double>(end - start).count());
+  return events;
+}
+
+// Ends the running step, if there is one, with no other behind it.
+void Engine::drain() {
+  if (!running_) return;
+  if (running_->plan.ahead) {
+    StepPlan idle;
+    idle.number = last_step_;
+    idle.kind = StepKind::kIdle;
+    broadcast(idle);
+  }
+  emit(finish());
+}
+
+void Engine::emit(std::vector<TokenEvent> events) {
   if (!events.empty()) sink_(std::move(events));
+}
+
+int32_t Engine::most_logprobs(const StepPlan& plan) const {
+  int32_t most = -1;
+  for (const SequenceSlice& slice : plan.slices) {
+    if (slice.sample) {
+      most = std::max(most, scheduler_.request(slice.request).sampling.num_logprobs);
+    }
+  }
+  return most;
 }
 
 std::vector<SampleInput> Engine::sample_inputs(const StepPlan& plan) const {
   std::vector<SampleInput> inputs;
   for (const SequenceSlice& slice : plan.slices) {
     if (!slice.sample) continue;
-    const Request& request = scheduler_.request(slice.request);
     SampleInput& in = inputs.emplace_back();
+    if (!scheduler_.awaits(slice.request, plan.number)) continue;
+    const Request& request = scheduler_.request(slice.request);
     in.params = &request.sampling;
     in.tokens = scheduler_.tokens(slice.request);
     in.prompt_len = request.prompt_len;
@@ -173,7 +223,9 @@ void run_worker(ProcessGroup& group, StepRunner& runner) {
     group.broadcast(message);
     const StepPlan plan = StepPlan::deserialize(message);
     if (plan.kind == StepKind::kShutdown) return;
-    runner.run(plan);
+    if (plan.kind == StepKind::kRun) runner.begin(plan);
+    // While no plan comes this rank must find out for itself what went wrong with its last step.
+    if (!plan.ahead) runner.wait();
   }
 }
 

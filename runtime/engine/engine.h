@@ -1,10 +1,18 @@
 // Engine: the loop of rank 0: schedule -> broadcast -> run -> sample -> emit. The front end's service
 // on rank 0 feeds it from any thread; events come out on the engine's thread.
+//
+// Where the runner's device works while the host goes on, the loop is one step ahead of it: while step n
+// runs, step n+1 is planned, broadcast and queued, with n's tokens left for the devices to fill in; only
+// then are n's tokens collected and applied, n+1's sampling queued (which needs them), and n emitted. A
+// sequence that turns out to have ended with n has cost one row of n+1. Elsewhere each step is collected
+// before the next is planned, in the same loop.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +33,7 @@ struct EngineConfig {
   // Replicated tokens cost one all-reduce of tokens x hidden, whatever top_k is; dispatch and combine
   // move top_k copies of each token but split the experts' row work: worth it for large steps only.
   int32_t all_to_all_min_tokens = 256;
+  bool async_scheduling = true;  // run ahead, where the runner can
 };
 
 struct EngineStats {
@@ -32,7 +41,7 @@ struct EngineStats {
   uint64_t steps = 0;
   // Since start. Prompt tokens that were run: cached ones are not counted, recomputed ones are.
   int64_t prompt_tokens = 0, generated_tokens = 0;
-  double last_step_seconds = 0;
+  double last_step_seconds = 0;  // from the end of the step before, or its own begin if that is later
 };
 
 class Engine {
@@ -44,7 +53,8 @@ class Engine {
 
   // Thread-safe. A request that can never run is answered by a kError event.
   void submit(Request request);
-  // Takes effect before the next step; answered by a kAbort event unless the request has ended.
+  // Takes effect before the next step is planned; answered by a kAbort event unless the request has
+  // ended. A token that a running step samples for it is dropped.
   void cancel(RequestId id);
   EngineStats stats() const;
 
@@ -58,7 +68,12 @@ class Engine {
   bool take_inbox();
   void check_token_ids(const Request& request) const;
   ExpertExchange exchange_for(int64_t num_tokens) const;
-  void step(StepPlan& plan);
+  void turn();
+  void broadcast(const StepPlan& plan);
+  std::vector<TokenEvent> finish();
+  void drain();
+  void emit(std::vector<TokenEvent> events);
+  int32_t most_logprobs(const StepPlan& plan) const;
   std::vector<SampleInput> sample_inputs(const StepPlan& plan) const;
   void publish_stats(const StepPlan* plan, size_t num_sampled, double seconds);
 
@@ -67,7 +82,14 @@ class Engine {
   StepRunner& runner_;
   EventSink sink_;
   Scheduler scheduler_;  // of run()'s thread, as all that is not guarded
+  using Clock = std::chrono::steady_clock;
+  struct Running {
+    StepPlan plan;
+    Clock::time_point begun;
+  };
+  std::optional<Running> running_;  // the step that was begun and sampled, and is not collected
   uint64_t last_step_ = 0;
+  Clock::time_point last_end_{};
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
@@ -77,7 +99,8 @@ class Engine {
   EngineStats stats_;                 // guarded by mutex_
 };
 
-// What ranks other than 0 do: receive plans and run them until the shutdown plan.
+// What ranks other than 0 do: receive plans and run them until the shutdown plan. When rank 0 runs ahead
+// they do too, by one step; a failure of a step leaves it before the second step after that is begun.
 void run_worker(ProcessGroup& group, StepRunner& runner);
 
 }  // namespace shoal

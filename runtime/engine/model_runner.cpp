@@ -1,12 +1,25 @@
 #include "runtime/engine/model_runner.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
 
 #include "runtime/model/gqa_attention.h"
 #include "runtime/model/mtp.h"
 #include "runtime/sampling/device_row.h"
 
 namespace shoal {
+namespace {
+
+StepLogits with_all_rows(const Tensor& logits) {
+  StepLogits result{logits, {}};
+  if (!logits.defined()) return result;  // not rank 0
+  result.rows.resize(logits.dim(0));
+  std::iota(result.rows.begin(), result.rows.end(), int64_t{0});
+  return result;
+}
+
+}  // namespace
 
 ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout,
                          DType dtype, DType kv_dtype, int32_t page_size, int32_t num_pages)
@@ -44,7 +57,12 @@ void ModelRunner::warm_up(int64_t max_num_batched_tokens, int64_t max_num_seqs,
     slice.sample = slice.absorbed = true;
     plan.slices.insert(plan.slices.begin(), slice);
   }
-  logits_on_device(plan);
+  queue(plan);
+  if (rank_.sampler() != nullptr) {
+    samples_ = rank_.device().allocate(max_num_seqs * sizeof(int32_t));
+    rank_.device().zero(samples_.data(), samples_.bytes());
+    share_samples(max_num_seqs);
+  }
   rank_.device().synchronize();
 }
 
@@ -58,62 +76,145 @@ bool ModelRunner::record_graphs(int64_t max_num_seqs, int64_t max_model_len,
   return graphs_ != nullptr;
 }
 
+Tensor ModelRunner::samples() const {
+  return Tensor(samples_.data(), DType::kI32,
+                {static_cast<int64_t>(samples_.bytes() / sizeof(int32_t))});
+}
+
+void ModelRunner::share_samples(int64_t count) {
+  std::vector<int64_t> rows(rank_.size(), 0);
+  rows[0] = count;
+  const Tensor all = samples().slice(0, 0, count).reshape({count, 1});
+  rank_.collectives().all_gather_rows(all.slice(0, 0, rows[rank_.rank()]), rows, all);
+}
+
+void ModelRunner::feed(const StepBatch& batch, const Tensor& memory) {
+  if (!batch.has_sources()) return;
+  rank_.sampler()->feed(samples(), batch.sources(memory), batch.on_device(memory).token_ids);
+}
+
 ModelBatch ModelRunner::upload(const StepPlan& plan) {
   const StepBatch batch(plan, layout_, page_size_);
   const auto size = static_cast<int64_t>(batch.numbers().size());
-  return batch.on_device(
-      rank_.workspace().from_host(DType::kI32, batch.numbers().data(), {size}));
+  const Tensor memory = rank_.workspace().from_host(DType::kI32, batch.numbers().data(), {size});
+  feed(batch, memory);
+  return batch.on_device(memory);
 }
 
-std::vector<Tensor> ModelRunner::logits_on_device(const StepPlan& plan) {
+StepLogits ModelRunner::queue(const StepPlan& plan) {
   rank_.collectives().at_step(plan.number);
-  if (graphs_ != nullptr && graphs_->can_run(plan)) return graphs_->run(plan);
+  if (std::any_of(plan.slices.begin(), plan.slices.end(),
+                  [](const SequenceSlice& s) { return s.from_sample >= 0; })) {
+    share_samples(num_samples_);
+  }
+  num_samples_ = plan.num_samples();
+  if (graphs_ != nullptr && graphs_->can_run(plan)) {
+    return graphs_->run(plan, [this](const StepBatch& batch, const Tensor& memory) {
+      feed(batch, memory);
+    });
+  }
   rank_.workspace().reset();
   ExecContext ctx = rank_.exec(dtype_);
   const ModelBatch batch = upload(plan);
   ctx.ops.begin_step();
   hidden_ = model_.forward(ctx, batch, kv_cache_.views());
   ctx.ops.end_step();
-  return {model_.logits(ctx, batch, hidden_)};
+  StepLogits logits;
+  return with_all_rows(model_.logits(ctx, batch, hidden_));
 }
 
-std::span<const float> ModelRunner::run(const StepPlan& plan) {
-  return to_host(logits_on_device(plan));
-}
+std::span<const float> ModelRunner::run(const StepPlan& plan) { return to_host(queue(plan)); }
 
-std::vector<SampleResult> ModelRunner::run_and_sample(const StepPlan& plan,
-                                                      std::span<const SampleInput> inputs) {
-  DeviceSampler* sampler = rank_.sampler();
-  const bool possible =
-      sampler != nullptr && model_.config().vocab_size <= DeviceSampler::kMaxVocab &&
-      std::all_of(inputs.begin(), inputs.end(), [](const SampleInput& in) {
-        return in.params->num_logprobs <= DeviceSampler::kMaxTopLogprobs;
-      });
-  if (!possible) return sample_rows(run(plan), inputs);
-
-  const std::vector<Tensor> pieces = logits_on_device(plan);
-  std::vector<SampleResult> results;
-  for (const Tensor& piece : pieces) {
-    std::vector<DeviceRow> rows;
-    for (int64_t r = 0; r < piece.dim(0); ++r) {
-      const SampleInput& in = inputs[results.size() + r];
-      rows.emplace_back(*in.params, in.tokens, in.prompt_len, in.end_token_ids);
-    }
-    std::vector<SampleRow> views;
-    for (const DeviceRow& row : rows) views.push_back(row.row());
-    if (views.empty()) continue;
-    sampler->launch(piece, views);
-    for (SampledToken& sampled : sampler->collect()) {
-      SampleResult& result = results.emplace_back();
-      result.token = sampled.token;
-      if (inputs[results.size() - 1].params->num_logprobs >= 0) {
-        result.logprobs = TokenLogprobs{sampled.logprob, std::move(sampled.top)};
-      }
-    }
+// A device tells late what it failed with: in the step it runs or in the one queued behind.
+template <typename Work>
+auto ModelRunner::naming_steps(const Work& work) {
+  try {
+    return work();
+  } catch (const DeviceFault& fault) {
+    const std::string before = ended_ + 1 < queued_ ? fmt::format("{} or ", queued_ - 1) : "";
+    throw DeviceFault(fmt::format("in step {}{}: {}", before, queued_, fault.what()));
   }
-  SHOAL_CHECK(results.size() == inputs.size());
-  if (results.empty()) rank_.device().synchronize();  // a failure belongs to its step
-  return results;
+}
+
+bool ModelRunner::can_sample_on_device(int32_t most_logprobs) const {
+  return rank_.sampler() != nullptr && model_.config().vocab_size <= DeviceSampler::kMaxVocab &&
+         most_logprobs <= DeviceSampler::kMaxTopLogprobs;
+}
+
+bool ModelRunner::can_run_ahead(const StepPlan& plan, int32_t most_logprobs) const {
+  const bool host_exchange =
+      plan.exchange == ExpertExchange::kAllToAll && model_.config().n_routed_experts > 0;
+  return can_sample_on_device(most_logprobs) && model_.mtp() == nullptr && !host_exchange &&
+         plan.num_samples() <= samples().num_elements() &&
+         std::none_of(plan.slices.begin(), plan.slices.end(),
+                      [](const SequenceSlice& s) { return s.all_logits; });
+}
+
+void ModelRunner::begin(const StepPlan& plan) {
+  queued_ = plan.number;
+  naming_steps([&] {
+    logits_ = queue(plan);
+    const auto before = std::exchange(end_of_queued_, rank_.device().record());
+    if (rank_.rank() == 0 || !before) return;
+    before->wait();
+    ended_ = plan.number - 1;
+  });
+}
+
+void ModelRunner::wait() {
+  if (!end_of_queued_) return;
+  naming_steps([&] { end_of_queued_->wait(); });
+  ended_ = queued_;
+}
+
+void ModelRunner::sample(std::span<const SampleInput> inputs) {
+  sampling_ = {queued_, std::move(end_of_queued_), {}, {}};
+  int32_t most_logprobs = -1;
+  for (const SampleInput& in : inputs) {
+    if (in.params != nullptr) most_logprobs = std::max(most_logprobs, in.params->num_logprobs);
+  }
+  if (!can_sample_on_device(most_logprobs)) {
+    sampling_.results = naming_steps([&] { return sample_rows(to_host(logits_), inputs); });
+    return;
+  }
+  SHOAL_CHECK(inputs.size() == logits_.rows.size(), "{} inputs for {} rows", inputs.size(),
+              logits_.rows.size());
+  sampling_.results.resize(inputs.size());
+  std::vector<DeviceRow> rows;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const SampleInput& in = inputs[i];
+    if (in.params == nullptr) continue;
+    rows.emplace_back(*in.params, in.tokens, in.prompt_len, in.end_token_ids);
+    sampling_.rows.push_back(i);
+    if (in.params->num_logprobs >= 0) sampling_.results[i].logprobs.emplace();
+  }
+  if (rows.empty()) return;
+  std::vector<SampleRow> views;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    views.push_back(rows[r].row());
+    views.back().logits_row = logits_.rows[sampling_.rows[r]];
+    views.back().index = static_cast<int64_t>(sampling_.rows[r]);
+  }
+  naming_steps([&] {
+    rank_.sampler()->launch(logits_.all, views, samples_.data() != nullptr ? samples() : Tensor());
+  });
+}
+
+std::vector<SampleResult> ModelRunner::collect() {
+  naming_steps([&] {
+    // A failure of a step that samples nothing belongs to it all the same.
+    sampling_.end_of_step->wait();
+    if (sampling_.rows.empty()) return;
+    const std::vector<SampledToken> sampled = rank_.sampler()->collect();
+    SHOAL_CHECK(sampled.size() == sampling_.rows.size());
+    for (size_t r = 0; r < sampled.size(); ++r) {
+      SampleResult& result = sampling_.results[sampling_.rows[r]];
+      result.token = sampled[r].token;
+      if (result.logprobs) result.logprobs = TokenLogprobs{sampled[r].logprob, sampled[r].top};
+    }
+  });
+  ended_ = sampling_.step;
+  return std::move(sampling_.results);
 }
 
 std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {
@@ -122,24 +223,25 @@ std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {
   const ModelBatch batch = upload(plan);
   const Tensor hidden = model_.mtp()->forward(ctx, batch, hidden_.slice(0, 0, batch.num_tokens),
                                               kv_cache_.views().layers.back());
-  return to_host({model_.mtp()->logits(ctx, batch, hidden)});
+  return to_host(with_all_rows(model_.mtp()->logits(ctx, batch, hidden)));
 }
 
-std::span<const float> ModelRunner::to_host(const std::vector<Tensor>& pieces) {
-  if (rank_.rank() != 0) {
-    // Rank 0 waits for its logits; the others for the end of the step, so that a failure belongs to it.
+std::span<const float> ModelRunner::to_host(const StepLogits& logits) {
+  if (logits.rows.empty()) {
+    // Who gets logits waits for them; the others for the end of the step, so that a failure belongs to it.
     rank_.device().synchronize();
     return {};
   }
-  int64_t elements = 0;
-  for (const Tensor& piece : pieces) elements += piece.num_elements();
-  logits_.resize(elements);
-  float* next = logits_.data();
-  for (const Tensor& piece : pieces) {
-    rank_.device().copy_to_host(next, piece.data, piece.num_bytes());
-    next += piece.num_elements();
+  const int64_t vocab = logits.all.dim(1);
+  host_logits_.resize(logits.rows.size() * vocab);
+  // Rows that lie one after the other come in one copy.
+  for (size_t begin = 0, end; begin < logits.rows.size(); begin = end) {
+    end = begin + 1;
+    while (end < logits.rows.size() && logits.rows[end] == logits.rows[end - 1] + 1) ++end;
+    const Tensor piece = logits.all.slice(0, logits.rows[begin], logits.rows[end - 1] + 1);
+    rank_.device().copy_to_host(host_logits_.data() + begin * vocab, piece.data, piece.num_bytes());
   }
-  return logits_;
+  return host_logits_;
 }
 
 }  // namespace shoal

@@ -1,5 +1,9 @@
 // ModelRunner: one rank's share of a step: builds the device batch from a StepPlan, runs the model,
-// returns the logits on rank 0.
+// returns the logits on rank 0, or tokens.
+//
+// On a GPU begin() and sample() only queue work. The tokens that rank 0 samples stay in device memory too
+// (samples_): a next step that was planned without knowing them gets them from there, on the other ranks
+// after a broadcast between devices.
 #pragma once
 
 #include <functional>
@@ -35,8 +39,17 @@ class ModelRunner : public StepRunner {
 
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
-  std::vector<SampleResult> run_and_sample(const StepPlan& plan,
-                                           std::span<const SampleInput> inputs) override;
+
+  // False on the CPU, before warm_up(), with the multi-token-prediction layer, and where the host has
+  // to see what the step computes: to sample more logprobs than the device can, to exchange experts
+  // all to all.
+  bool can_run_ahead(const StepPlan& plan, int32_t most_logprobs) const override;
+  // On other ranks begin() also waits for the step before, so that no rank is more than one step ahead.
+  void begin(const StepPlan& plan) override;
+  void sample(std::span<const SampleInput> inputs) override;
+  std::vector<SampleResult> collect() override;
+  void wait() override;
+
   // The multi-token-prediction layer's logits after a run(): `plan` is that run's with every token
   // replaced by the one that follows it, positions unchanged (RoPE is relative: the layer's own cache
   // then has no gap at position 0). REQUIRES: the model has one loaded.
@@ -48,10 +61,16 @@ class ModelRunner : public StepRunner {
   int64_t kv_cache_bytes() const { return kv_cache_.bytes(); }
 
  private:
+  bool can_sample_on_device(int32_t most_logprobs) const;
+  Tensor samples() const;  // all of samples_
+  // Collective, when the plan needs them: every rank gets the last step's tokens.
+  void share_samples(int64_t count);
+  void feed(const StepBatch& batch, const Tensor& memory);
   ModelBatch upload(const StepPlan& plan);
-  // The rows of run() on rank 0's device, in one or several pieces; empty elsewhere.
-  std::vector<Tensor> logits_on_device(const StepPlan& plan);
-  std::span<const float> to_host(const std::vector<Tensor>& pieces);
+  StepLogits queue(const StepPlan& plan);
+  std::span<const float> to_host(const StepLogits& logits);
+  template <typename Work>
+  auto naming_steps(const Work& work);
 
   RankRuntime& rank_;
   Model& model_;
@@ -62,7 +81,19 @@ class ModelRunner : public StepRunner {
   PagedKvCache kv_cache_;
   std::unique_ptr<DecodeGraphs> graphs_;
   Tensor hidden_;  // of the last run(), [T, hidden], in the workspace
-  std::vector<float> logits_;
+  std::vector<float> host_logits_;
+
+  Buffer samples_;           // [max_num_seqs] I32: the last sample()'s tokens; empty before warm_up()
+  int64_t num_samples_ = 0;  // of the last step queued
+  uint64_t queued_ = 0, ended_ = 0;  // steps: the last one queued, the last one known to have ended
+  StepLogits logits_;                // of the last begin()
+  std::unique_ptr<DeviceEvent> end_of_queued_;
+  struct Sampling {
+    uint64_t step = 0;
+    std::unique_ptr<DeviceEvent> end_of_step;
+    std::vector<size_t> rows;           // of results: those the device samples
+    std::vector<SampleResult> results;  // of sample()'s inputs
+  } sampling_;                          // of the last sample()
 };
 
 }  // namespace shoal

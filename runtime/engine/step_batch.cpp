@@ -36,16 +36,18 @@ StepBatch::StepBatch(const StepPlan& plan, const ParallelLayout& layout, int32_t
     batch_.logits_per_rank[s.dp_rank] += logits_of(s);
     if (mine(s)) table_width_ = std::max(table_width_, static_cast<int64_t>(s.pages.size()));
   }
-  std::vector<int32_t> ids, positions, slots, query_start{0}, context_len, block_tables, logits_rows;
+  std::vector<int32_t> ids, sources, positions, slots, query_start{0}, context_len, block_tables, logits_rows;
   for (const SequenceSlice& s : plan.slices) {
     if (!mine(s)) continue;
     const auto begin = static_cast<int64_t>(ids.size());
     for (size_t i = 0; i < s.tokens.size(); ++i) {
       const int32_t position = s.first_position + static_cast<int32_t>(i);
       ids.push_back(s.tokens[i]);
+      sources.push_back(s.from_sample);
       positions.push_back(position);
       slots.push_back(s.pages[position / page_size] * page_size + position % page_size);
     }
+    has_sources_ |= s.from_sample >= 0;
     const auto end = static_cast<int64_t>(ids.size());
     query_start.push_back(static_cast<int32_t>(end));
     context_len.push_back(s.first_position + static_cast<int32_t>(s.tokens.size()));
@@ -65,12 +67,17 @@ StepBatch::StepBatch(const StepPlan& plan, const ParallelLayout& layout, int32_t
   }
   batch_.num_tokens = static_cast<int64_t>(ids.size());
   token_ids_ = append(ids);
+  sources_ = append(sources);
   positions_ = append(positions);
   slots_ = append(slots);
   logits_rows_ = append(logits_rows);
   query_start_ = append(query_start);
   context_len_ = append(context_len);
   block_tables_ = append(block_tables);
+}
+
+Tensor StepBatch::sources(const Tensor& memory) const {
+  return memory.slice(0, sources_.begin, sources_.begin + sources_.size);
 }
 
 ModelBatch StepBatch::on_device(const Tensor& memory) const {

@@ -1,13 +1,18 @@
 #include "runtime/engine/step_runner.h"
 
+#include <utility>
+
 #include "kernels/base/error.h"
 
 namespace shoal {
 
-std::vector<SampleResult> StepRunner::run_and_sample(const StepPlan& plan,
-                                                     std::span<const SampleInput> inputs) {
-  return sample_rows(run(plan), inputs);
+void StepRunner::begin(const StepPlan& plan) { logits_ = run(plan); }
+
+void StepRunner::sample(std::span<const SampleInput> inputs) {
+  results_ = sample_rows(logits_, inputs);
 }
+
+std::vector<SampleResult> StepRunner::collect() { return std::exchange(results_, {}); }
 
 std::vector<SampleResult> sample_rows(std::span<const float> logits,
                                       std::span<const SampleInput> inputs) {
@@ -18,8 +23,10 @@ std::vector<SampleResult> sample_rows(std::span<const float> logits,
               logits.size(), inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
     const SampleInput& in = inputs[i];
-    results.push_back(sample(logits.subspan(i * vocab, vocab), *in.params, in.tokens,
-                             in.prompt_len, in.end_token_ids));
+    SampleResult& result = results.emplace_back();
+    if (in.params == nullptr) continue;
+    result = sample(logits.subspan(i * vocab, vocab), *in.params, in.tokens, in.prompt_len,
+                    in.end_token_ids);
   }
   return results;
 }

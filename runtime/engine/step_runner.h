@@ -1,4 +1,4 @@
-// StepRunner: what the engine needs of a rank's model: one step of a plan. Implemented by ModelRunner,
+// StepRunner: what the engine needs of a rank's model: the steps of plans. Implemented by ModelRunner,
 // and by models of a few lines in the tests of the engine.
 #pragma once
 
@@ -10,7 +10,8 @@
 
 namespace shoal {
 
-// How the next token of a sampled slice is chosen: the arguments of sample().
+// How the next token of a sampled slice is chosen: the arguments of sample(). Without params: nobody
+// wants the token any more.
 struct SampleInput {
   const SamplingParams* params = nullptr;
   std::span<const int32_t> tokens;
@@ -18,6 +19,10 @@ struct SampleInput {
   std::vector<int32_t> end_token_ids;
 };
 
+// A step is begin(), on rank 0 then sample() and collect(). A runner whose device works while the host
+// goes on may be given the next step's begin() before this step's collect(): begin(n), sample(n),
+// begin(n+1), collect(n), sample(n+1), begin(n+2), .. What sample() needs of the host (tokens so far)
+// is then known in time, because collect() of the step before has been called.
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
@@ -26,10 +31,24 @@ class StepRunner {
   // A collective call: all ranks run the same plan.
   virtual std::span<const float> run(const StepPlan& plan) = 0;
 
-  // For rank 0, in place of run(): a token for each sampled slice, `inputs` and result in the plan's
-  // order. No slice has all_logits. Devices that can choose tokens themselves do so here.
-  virtual std::vector<SampleResult> run_and_sample(const StepPlan& plan,
-                                                   std::span<const SampleInput> inputs);
+  // Whether begin(plan) and sample(), for requests that want at most `most_logprobs` logprobs, only
+  // queue work, so that the next plan may come before collect(). Else rank 0 collects first; this
+  // default's begin() is run(). The plan's own `ahead` is not looked at.
+  virtual bool can_run_ahead(const StepPlan& plan, int32_t most_logprobs) const { return false; }
+  // A collective call. Plans with slices from_sample follow their step directly.
+  virtual void begin(const StepPlan& plan);
+  // Rank 0: chooses a token for each sampled slice of the last begin(), `inputs` in the plan's order.
+  // No slice has all_logits. What `inputs` refers to may go.
+  virtual void sample(std::span<const SampleInput> inputs);
+  // Rank 0: the result of the last sample(), in the order of its inputs (anything for those that nobody
+  // wants). Waits for that step and not for what was queued after it; throws what it failed with.
+  virtual std::vector<SampleResult> collect();
+  // The other ranks: waits for all that was begun, and throws what it failed with.
+  virtual void wait() {}
+
+ private:
+  std::span<const float> logits_;
+  std::vector<SampleResult> results_;
 };
 
 // sample() of each input on its row of logits.

@@ -13,20 +13,26 @@
 namespace shoal {
 namespace {
 
-// request.tokens[0, computed) have their KV in `pages`.
+// The KV of positions [0, planned) is in `pages`, once the steps planned so far have run.
 struct Sequence {
   Request request;
   uint64_t arrival = 0;
   int32_t pool = 0;
-  int32_t computed = 0;
+  int32_t planned = 0;
+  // Tokens that steps planned and not applied will add: one each of the steps (sampled_by - pending,
+  // sampled_by], which follow each other because a slice that feeds on a sample is in the step after.
+  int32_t pending = 0;
+  uint64_t sampled_by = 0;
+  int32_t sample = 0;  // which of sampled_by's samples
   std::vector<int32_t> pages;
   PrefixCache::Cursor cursor;            // of the prompt's pages in the pool's prefix cache
   std::optional<int32_t> cached_tokens;  // of the first admission: what the client is told
 
-  int32_t length() const { return static_cast<int32_t>(request.tokens.size()); }
-  int32_t num_outputs() const { return length() - request.prompt_len; }
-  bool in_prompt() const { return computed < request.prompt_len; }
-  bool decoding() const { return !in_prompt() && length() - computed == 1; }
+  int32_t known() const { return static_cast<int32_t>(request.tokens.size()); }
+  int32_t length() const { return known() + pending; }
+  bool in_prompt() const { return planned < request.prompt_len; }
+  bool decoding() const { return !in_prompt() && length() - planned == 1; }
+  bool awaits(uint64_t step) const { return step <= sampled_by && step + pending > sampled_by; }
 };
 
 struct ByRank {
@@ -68,6 +74,7 @@ struct Scheduler::State {
   }
 
   void release_pages(Sequence& seq);
+  void stop_running(Sequence& seq);
   void remove(Sequence& seq);
   void preempt(Sequence& seq);
   bool make_room(Sequence& seq);
@@ -80,15 +87,17 @@ struct Scheduler::State {
   bool being_computed(const Sequence& seq, const Placement& placement) const;
   void admit(Sequence& seq, Placement placement);
   void admit_waiting(int32_t& budget);
+  bool at_full_length(const Sequence& seq) const;
+  void commit(const StepPlan& plan);
   FinishReason finish_reason(const Sequence& seq, TokenEvent& event) const;
 
   SchedulerConfig config;
   std::vector<std::unique_ptr<Pool>> pools;
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences;
-  std::set<Sequence*, ByRank> running, waiting;
+  // `ending` have been given all their slices and only await their last token: they hold no pages.
+  std::set<Sequence*, ByRank> running, waiting, ending;
   uint64_t arrivals = 0;
-  uint64_t steps = 0;
-  bool step_open = false;  // between plan() and apply()
+  uint64_t steps = 0, applied = 0;
   // The first waiting request found no pages; nothing has been freed since.
   bool admission_blocked = false;
   std::vector<SequenceSlice> slices;  // of the plan being made
@@ -101,15 +110,21 @@ void Scheduler::State::release_pages(Sequence& seq) {
   for (auto page = seq.pages.rbegin(); page != seq.pages.rend(); ++page) allocator.release(*page);
   seq.pages.clear();
   seq.cursor = {};
-  seq.computed = 0;
+  seq.planned = 0;
   admission_blocked = false;
 }
 
+// A step that runs may still read and write the pages: whoever gets them next comes in a later one.
+void Scheduler::State::stop_running(Sequence& seq) {
+  running.erase(&seq);
+  --pools[seq.pool]->running;
+  release_pages(seq);
+}
+
 void Scheduler::State::remove(Sequence& seq) {
-  if (running.erase(&seq) > 0) {
-    --pools[seq.pool]->running;
-    release_pages(seq);
-  } else {
+  if (running.contains(&seq)) {
+    stop_running(seq);
+  } else if (ending.erase(&seq) == 0) {
     if (&seq == *waiting.begin()) admission_blocked = false;
     waiting.erase(&seq);
   }
@@ -117,9 +132,7 @@ void Scheduler::State::remove(Sequence& seq) {
 }
 
 void Scheduler::State::preempt(Sequence& seq) {
-  running.erase(&seq);
-  --pools[seq.pool]->running;
-  release_pages(seq);
+  stop_running(seq);
   waiting.insert(&seq);
   ++preemptions;
 }
@@ -127,7 +140,7 @@ void Scheduler::State::preempt(Sequence& seq) {
 // Gives a decoding sequence the page of its next token; false when only sequences that rank before
 // it hold pages.
 bool Scheduler::State::make_room(Sequence& seq) {
-  const int32_t wanted = pages_for(seq.computed + 1);
+  const int32_t wanted = pages_for(seq.planned + 1);
   if (static_cast<int32_t>(seq.pages.size()) >= wanted) return true;
   BlockAllocator& allocator = pools[seq.pool]->allocator;
   while (allocator.num_free() == 0) {
@@ -142,18 +155,27 @@ bool Scheduler::State::make_room(Sequence& seq) {
 
 void Scheduler::State::run_slice(Sequence& seq, int32_t& budget) {
   const int32_t end = seq.in_prompt() ? seq.request.prompt_len : seq.length();
-  const int32_t count = std::min(budget, end - seq.computed);
+  const int32_t count = std::min(budget, end - seq.planned);
   if (count <= 0) return;
   budget -= count;
   SequenceSlice slice;
   slice.request = seq.request.id;
   slice.dp_rank = seq.pool;
-  slice.first_position = seq.computed;
-  const auto first = seq.request.tokens.begin() + seq.computed;
-  slice.tokens.assign(first, first + count);
-  slice.pages.assign(seq.pages.begin(), seq.pages.begin() + pages_for(seq.computed + count));
+  slice.first_position = seq.planned;
+  if (seq.pending > 0) {
+    // All known tokens are planned, and the one that is not known comes from the step that runs.
+    SHOAL_CHECK(seq.pending == 1 && count == 1 && seq.planned == seq.known() &&
+                    seq.sampled_by == steps,
+                "request {}: {} pending of step {}", seq.request.id, seq.pending, seq.sampled_by);
+    slice.tokens = {0};
+    slice.from_sample = seq.sample;
+  } else {
+    const auto first = seq.request.tokens.begin() + seq.planned;
+    slice.tokens.assign(first, first + count);
+  }
+  slice.pages.assign(seq.pages.begin(), seq.pages.begin() + pages_for(seq.planned + count));
   slice.absorbed = !seq.in_prompt();
-  slice.sample = seq.computed + count == seq.length();
+  slice.sample = seq.planned + count == seq.length();
   slices.push_back(std::move(slice));
 }
 
@@ -202,15 +224,15 @@ void Scheduler::State::admit(Sequence& seq, Placement placement) {
   for (int32_t page : placement.match.pages) pool.allocator.acquire(page);
   seq.pages = std::move(placement.match.pages);
   seq.cursor = placement.match.cursor;
-  seq.computed = seq.cursor.num_pages * config.page_size;
+  seq.planned = seq.cursor.num_pages * config.page_size;
   const int32_t wanted = pages_for(seq.length());
   while (static_cast<int32_t>(seq.pages.size()) < wanted) {
     seq.pages.push_back(pool.allocator.allocate());
   }
   if (!seq.cached_tokens) {
-    seq.cached_tokens = seq.computed;
+    seq.cached_tokens = seq.planned;
     prefix_queries += seq.request.prompt_len;
-    prefix_hits += seq.computed;
+    prefix_hits += seq.planned;
   }
   ++pool.running;
   waiting.erase(&seq);
@@ -221,6 +243,8 @@ void Scheduler::State::admit_waiting(int32_t& budget) {
   while (budget > 0 && !waiting.empty() && !admission_blocked &&
          static_cast<int32_t>(running.size()) < config.max_num_seqs) {
     Sequence& seq = **waiting.begin();
+    // Preempted while its step runs: only for plans that preempt, which admit nobody.
+    SHOAL_CHECK(seq.pending == 0, "request {} waits with a token pending", seq.request.id);
     std::optional<Placement> placement = place(seq);
     if (!placement) {
       admission_blocked = true;
@@ -232,20 +256,44 @@ void Scheduler::State::admit_waiting(int32_t& budget) {
   }
 }
 
+// With the tokens that are pending, if there are any.
+bool Scheduler::State::at_full_length(const Sequence& seq) const {
+  return seq.length() - seq.request.prompt_len >= seq.request.sampling.max_tokens ||
+         seq.length() >= config.max_model_len;
+}
+
+// From here on the plan's KV counts as computed: whoever uses it comes in a later step.
+void Scheduler::State::commit(const StepPlan& plan) {
+  int32_t samples = 0;
+  for (const SequenceSlice& slice : plan.slices) {
+    Sequence& seq = get(slice.request);
+    seq.planned += static_cast<int32_t>(slice.tokens.size());
+    if (!slice.absorbed && config.enable_prefix_caching) {
+      pools[seq.pool]->prefix_cache.insert(
+          std::span<const int32_t>(seq.request.tokens).first(static_cast<size_t>(seq.planned)),
+          seq.pages, seq.cursor);
+    }
+    if (!slice.sample) continue;
+    seq.sampled_by = plan.number;
+    seq.sample = samples++;
+    ++seq.pending;
+    if (!at_full_length(seq)) continue;
+    stop_running(seq);
+    ending.insert(&seq);
+  }
+}
+
 FinishReason Scheduler::State::finish_reason(const Sequence& seq, TokenEvent& event) const {
   const SamplingParams& params = seq.request.sampling;
   const int32_t token = *event.token;
   const bool ends =
       (!params.ignore_eos && std::ranges::binary_search(config.eos_token_ids, token)) ||
       std::ranges::find(params.stop_token_ids, token) != params.stop_token_ids.end();
-  if (ends && seq.num_outputs() > params.min_tokens) {
+  if (ends && seq.known() - seq.request.prompt_len > params.min_tokens) {
     event.matched_stop_token = token;
     return FinishReason::kStop;
   }
-  if (seq.num_outputs() >= params.max_tokens || seq.length() >= config.max_model_len) {
-    return FinishReason::kLength;
-  }
-  return FinishReason::kNone;
+  return seq.pending == 0 && at_full_length(seq) ? FinishReason::kLength : FinishReason::kNone;
 }
 
 Scheduler::Scheduler(SchedulerConfig config) : state_(std::make_unique<State>(std::move(config))) {}
@@ -276,7 +324,6 @@ void Scheduler::add(Request request) {
 }
 
 bool Scheduler::cancel(RequestId id) {
-  SHOAL_CHECK(!state_->step_open, "cancel({}) inside a step", id);
   const auto it = state_->sequences.find(id);
   if (it == state_->sequences.end()) return false;
   state_->remove(*it->second);
@@ -287,7 +334,7 @@ bool Scheduler::has_work() const { return !state_->sequences.empty(); }
 
 std::optional<StepPlan> Scheduler::plan() {
   State& s = *state_;
-  SHOAL_CHECK(!s.step_open, "plan() before apply() of the last one");
+  SHOAL_CHECK(s.steps - s.applied <= 1, "plan() with two plans not applied");
   if (s.sequences.empty()) return std::nullopt;
   int32_t budget = s.config.max_num_batched_tokens;
   const int64_t preemptions_before = s.preemptions;
@@ -308,35 +355,34 @@ std::optional<StepPlan> Scheduler::plan() {
   if (!short_of_pages && s.preemptions == preemptions_before) s.admit_waiting(budget);
 
   StepPlan plan;
-  plan.number = ++s.steps;
   plan.slices = std::exchange(s.slices, {});
+  if (plan.slices.empty()) {
+    SHOAL_CHECK(s.steps > s.applied, "nothing to run: {} running, {} waiting", s.running.size(),
+                s.waiting.size());
+    return std::nullopt;
+  }
+  plan.number = ++s.steps;
   std::ranges::stable_sort(plan.slices, {}, [](const SequenceSlice& slice) {
     return std::pair(slice.dp_rank, !slice.absorbed);
   });
-  SHOAL_CHECK(!plan.slices.empty(), "nothing to run: {} running, {} waiting", s.running.size(),
-              s.waiting.size());
-  s.step_open = true;
+  s.commit(plan);
   return plan;
 }
 
 std::vector<TokenEvent> Scheduler::apply(const StepPlan& plan, const std::vector<Sampled>& sampled) {
   State& s = *state_;
-  SHOAL_CHECK(s.step_open && plan.number == s.steps, "apply() of plan {}, last is {}", plan.number,
-              s.steps);
-  s.step_open = false;
+  SHOAL_CHECK(s.applied < s.steps && plan.number == s.applied + 1,
+              "apply() of plan {}; {} are applied, {} made", plan.number, s.applied, s.steps);
+  ++s.applied;
   std::vector<TokenEvent> events;
   size_t next = 0;
   for (const SequenceSlice& slice : plan.slices) {
-    Sequence& seq = s.get(slice.request);
-    seq.computed += static_cast<int32_t>(slice.tokens.size());
-    if (!slice.absorbed && s.config.enable_prefix_caching) {
-      s.pools[seq.pool]->prefix_cache.insert(
-          std::span<const int32_t>(seq.request.tokens).first(static_cast<size_t>(seq.computed)),
-          seq.pages, seq.cursor);
-    }
     if (!slice.sample) continue;
     SHOAL_CHECK(next < sampled.size(), "{} tokens sampled, more wanted", sampled.size());
     const Sampled& choice = sampled[next++];
+    if (!awaits(slice.request, plan.number)) continue;
+    Sequence& seq = s.get(slice.request);
+    --seq.pending;
     seq.request.tokens.push_back(choice.token);
     TokenEvent event;
     event.id = seq.request.id;
@@ -351,6 +397,11 @@ std::vector<TokenEvent> Scheduler::apply(const StepPlan& plan, const std::vector
   return events;
 }
 
+bool Scheduler::awaits(RequestId id, uint64_t step) const {
+  const auto it = state_->sequences.find(id);
+  return it != state_->sequences.end() && it->second->awaits(step);
+}
+
 std::span<const int32_t> Scheduler::tokens(RequestId id) const {
   return state_->get(id).request.tokens;
 }
@@ -359,15 +410,16 @@ const Request& Scheduler::request(RequestId id) const { return state_->get(id).r
 
 std::vector<RequestId> Scheduler::ids() const {
   std::vector<RequestId> ids;
-  for (const Sequence* seq : state_->running) ids.push_back(seq->request.id);
-  for (const Sequence* seq : state_->waiting) ids.push_back(seq->request.id);
+  for (const auto* sequences : {&state_->ending, &state_->running, &state_->waiting}) {
+    for (const Sequence* seq : *sequences) ids.push_back(seq->request.id);
+  }
   return ids;
 }
 
 SchedulerStats Scheduler::stats() const {
   const State& s = *state_;
   SchedulerStats stats;
-  stats.running = static_cast<int64_t>(s.running.size());
+  stats.running = static_cast<int64_t>(s.running.size() + s.ending.size());
   stats.waiting = static_cast<int64_t>(s.waiting.size());
   for (const auto& pool : s.pools) {
     stats.pages_total += pool->allocator.num_pages();

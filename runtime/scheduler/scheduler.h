@@ -13,6 +13,13 @@
 // whether an earlier conversation is still cached. A prompt waits while a running one computes a page
 // that both share (so that n > 1 computes its prompt once).
 //
+// Plans may run ahead: the next one may be made while one is not applied yet (its step runs, its tokens
+// are not known). A sequence of that step gets a slice whose token is "what that step samples for it"
+// (SequenceSlice::from_sample). One that will end by its length is known to; one that turns out to have
+// ended by an end token, or is cancelled, leaves a dead slice behind, whose sample nobody awaits. Steps
+// run in order on every device, so pages are given on, and found in the prefix cache, from the plan on
+// that frees or fills them: whoever gets them comes in a later step.
+//
 // A plan costs O(running + admitted), and a prefix lookup for the first request that must wait.
 #pragma once
 
@@ -54,27 +61,30 @@ class Scheduler {
   // Throws InvalidInput when the request can never run (longer than max_model_len or than the pool).
   // Its id must not be in use. Outputs count from prompt_len, also those of a replayed request.
   void add(Request request);
-  // Frees its pages at once; false when it is unknown (finished, or never there). The engine calls
-  // it only between steps.
+  // Frees its pages at once; false when it is unknown (finished, or never there).
   bool cancel(RequestId id);
   bool has_work() const;
 
-  // The next step, or nothing to do. Every plan must be followed by apply() before the next plan.
-  // Numbered from 1; `exchange` is left to the engine.
+  // The next step, or nothing to do (until the plan made before is applied, if it is not). At most
+  // one plan may not be applied yet. Numbered from 1; `exchange` and `ahead` are left to the engine.
   std::optional<StepPlan> plan();
 
-  // `sampled`: for each slice of the plan with `sample`, in order, the token chosen (and its
-  // logprobs). Appends tokens, ends sequences, enters full pages into the prefix cache.
+  // Plans are applied in order. `sampled`: for each slice of the plan with `sample`, in order, the
+  // token chosen (and its logprobs); any for those that nobody awaits. Appends tokens, ends sequences.
   struct Sampled {
     int32_t token = 0;
     std::optional<TokenLogprobs> logprobs;
   };
   std::vector<TokenEvent> apply(const StepPlan& plan, const std::vector<Sampled>& sampled);
 
+  // Whether a request still wants the token that `step`, planned and not applied, samples for it: it
+  // may have been cancelled, or have ended, since.
+  bool awaits(RequestId id, uint64_t step) const;
+
   // Tokens (prompt and output) of a sequence: what penalties look at. Valid until apply or cancel.
   std::span<const int32_t> tokens(RequestId id) const;
   const Request& request(RequestId id) const;
-  std::vector<RequestId> ids() const;  // of all unfinished requests, first in rank first
+  std::vector<RequestId> ids() const;  // of all unfinished requests
 
   SchedulerStats stats() const;
 

@@ -9,10 +9,10 @@ namespace shoal {
 namespace {
 
 // All ranks run the same binary on one kind of machine, so values travel in memory order.
-constexpr uint32_t kMagic = 0x314E4C50;  // "PLN1"
+constexpr uint32_t kMagic = 0x324E4C50;  // "PLN2"
 constexpr uint8_t kAbsorbed = 1, kSample = 2, kAllLogits = 4;
-// request, dp_rank, first_position, flags, two counts.
-constexpr size_t kSliceHeader = 8 + 4 + 4 + 1 + 4 + 4;
+// request, dp_rank, first_position, from_sample, flags, two counts.
+constexpr size_t kSliceHeader = 8 + 4 + 4 + 4 + 1 + 4 + 4;
 
 class Writer {
  public:
@@ -68,11 +68,13 @@ std::vector<std::byte> StepPlan::serialize() const {
   out.put(number);
   out.put(static_cast<uint8_t>(kind));
   out.put(static_cast<uint8_t>(exchange));
+  out.put(static_cast<uint8_t>(ahead ? 1 : 0));
   out.put(static_cast<uint32_t>(slices.size()));
   for (const SequenceSlice& s : slices) {
     out.put(s.request);
     out.put(s.dp_rank);
     out.put(s.first_position);
+    out.put(s.from_sample);
     out.put(static_cast<uint8_t>((s.absorbed ? kAbsorbed : 0) | (s.sample ? kSample : 0) |
                                  (s.all_logits ? kAllLogits : 0)));
     out.put(static_cast<uint32_t>(s.tokens.size()));
@@ -94,6 +96,9 @@ StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
   const auto exchange = in.get<uint8_t>();
   SHOAL_CHECK(exchange <= static_cast<uint8_t>(ExpertExchange::kAllToAll), "exchange {}", exchange);
   plan.exchange = static_cast<ExpertExchange>(exchange);
+  const auto ahead = in.get<uint8_t>();
+  SHOAL_CHECK(ahead <= 1, "ahead {}", ahead);
+  plan.ahead = ahead == 1;
   const auto num_slices = in.get<uint32_t>();
   SHOAL_CHECK(num_slices <= in.remaining() / kSliceHeader, "{} slices in {} bytes", num_slices,
               in.remaining());
@@ -104,6 +109,8 @@ StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
     s.first_position = in.get<int32_t>();
     SHOAL_CHECK(s.dp_rank >= 0 && s.first_position >= 0, "dp_rank {}, first_position {}", s.dp_rank,
                 s.first_position);
+    s.from_sample = in.get<int32_t>();
+    SHOAL_CHECK(s.from_sample >= -1, "from_sample {}", s.from_sample);
     const auto flags = in.get<uint8_t>();
     SHOAL_CHECK(flags <= (kAbsorbed | kSample | kAllLogits), "flags {}", flags);
     s.absorbed = (flags & kAbsorbed) != 0;
@@ -111,7 +118,8 @@ StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
     s.all_logits = (flags & kAllLogits) != 0;
     const auto num_tokens = in.get<uint32_t>();
     const auto num_pages = in.get<uint32_t>();
-    SHOAL_CHECK(num_tokens > 0, "a slice without tokens");
+    SHOAL_CHECK(num_tokens > 0 && (s.from_sample < 0 || num_tokens == 1),
+                "{} tokens, from_sample {}", num_tokens, s.from_sample);
     s.tokens = in.get_all(num_tokens);
     s.pages = in.get_all(num_pages);
   }

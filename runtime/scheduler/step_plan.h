@@ -25,9 +25,13 @@ struct SequenceSlice {
   bool absorbed = false;
   bool sample = false;      // the slice ends the sequence so far: its last row's logits are needed
   bool all_logits = false;  // logits of every row (`shoal logits`)
+  // >= 0: the one token, for which tokens[0] only keeps the place, is this one of the tokens that the
+  // step before this one sampled (counted over its slices with `sample`), which only the devices have.
+  int32_t from_sample = -1;
 };
 
-enum class StepKind : uint8_t { kRun, kShutdown };
+// kIdle: there is no step to plan while the last one runs: the ranks wait for its end.
+enum class StepKind : uint8_t { kRun, kIdle, kShutdown };
 
 // How the routed experts of this step are reached; the choice is rank 0's, by batch size.
 enum class ExpertExchange : uint8_t { kReplicated, kAllToAll };
@@ -36,11 +40,17 @@ struct StepPlan {
   uint64_t number = 0;
   StepKind kind = StepKind::kRun;
   ExpertExchange exchange = ExpertExchange::kReplicated;
+  bool ahead = false;  // rank 0 goes on to the next plan, or kIdle, before this step has ended
   std::vector<SequenceSlice> slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
 
   int64_t num_tokens() const {
     int64_t n = 0;
     for (const SequenceSlice& s : slices) n += static_cast<int64_t>(s.tokens.size());
+    return n;
+  }
+  int64_t num_samples() const {
+    int64_t n = 0;
+    for (const SequenceSlice& s : slices) n += s.sample ? 1 : 0;
     return n;
   }
   std::vector<std::byte> serialize() const;

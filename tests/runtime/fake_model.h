@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -60,11 +61,14 @@ class FakeModel : public StepRunner {
   // Checks the plan and returns the token of each sampled slice.
   std::vector<int32_t> choose(const StepPlan& plan) {
     check(plan);
-    std::vector<int32_t> chosen;
+    const std::vector<int32_t> before = std::exchange(samples_, {});
+    std::vector<int32_t>& chosen = samples_;
     for (const SequenceSlice& s : plan.slices) {
       uint64_t kv = s.first_position == 0 ? 0 : slot(s, s.first_position - 1);
       for (size_t i = 0; i < s.tokens.size(); ++i) {
-        kv = fake_hash(kv, s.tokens[i]);
+        const int32_t token =
+            s.from_sample < 0 ? s.tokens[i] : before.at(static_cast<size_t>(s.from_sample));
+        kv = fake_hash(kv, token);
         slot(s, s.first_position + static_cast<int32_t>(i)) = kv;
       }
       if (s.sample) chosen.push_back(fake_next(kv, vocab_));
@@ -121,6 +125,7 @@ class FakeModel : public StepRunner {
   SchedulerConfig config_;
   int32_t vocab_;
   std::vector<uint64_t> kv_;  // [num_pools, num_pages, page_size]
+  std::vector<int32_t> samples_;  // of the last step
   std::vector<float> logits_;
 };
 

@@ -23,10 +23,11 @@ void sampling_rows(Meter& meter, Report& report, const KernelPlan& plan) {
         row.top_k = drawn ? 50 : 0;
         row.top_p = drawn ? 0.95f : 1.0f;
         row.random = 0.5;
-        const std::vector<SampleRow> rows(batch, row);
+        std::vector<SampleRow> rows(batch, row);
+        for (int64_t r = 0; r < batch; ++r) rows[r].logits_row = r;
         const Tensor logits = data.values(DType::kF32, {batch, model.vocab}, 8);
         // The logits were written a moment ago, as in a step: they need not come from memory.
-        const double seconds = meter.seconds_issued([&] { sampler.launch(logits, rows); });
+        const double seconds = meter.seconds_issued([&] { sampler.launch(logits, rows, {}); });
         sampler.collect();
         report.add(
             {"sample", shape, "float32", seconds, static_cast<double>(logits.num_bytes()), 0});

@@ -37,8 +37,11 @@ std::vector<SampledToken> sample_on_device(CudaSampler& sampler, const std::vect
     device_rows.emplace_back(c.params, c.tokens, c.prompt_len, c.end_tokens);
   }
   std::vector<SampleRow> rows;
-  for (const DeviceRow& r : device_rows) rows.push_back(r.row());
-  sampler.launch(logits, rows);
+  for (const DeviceRow& r : device_rows) {
+    rows.push_back(r.row());
+    rows.back().logits_row = static_cast<int64_t>(rows.size()) - 1;
+  }
+  sampler.launch(logits, rows, {});
   return sampler.collect();
 }
 
@@ -255,7 +258,7 @@ TEST_CASE("cuda sampling: a launch may follow another, larger or smaller, and no
       cases.back().params.num_logprobs = i % 5;
     }
     if (rows == 0) {
-      sampler.launch(OnDevice(HostTensor(DType::kF32, {0, 64})), {});
+      sampler.launch(OnDevice(HostTensor(DType::kF32, {0, 64})), {}, {});
       CHECK(sampler.collect().empty());
       continue;
     }
@@ -295,15 +298,71 @@ TEST_CASE("cuda sampling: logits that no model gives are a fault that names them
 TEST_CASE("cuda sampling refuses what does not fit", "[cuda][sampling]") {
   CudaSampler sampler(cuda_device());
   const OnDevice logits(HostTensor(DType::kF32, {2, 8})), half(HostTensor(DType::kBF16, {2, 8}));
+  const OnDevice ids(HostTensor(DType::kI32, {2})), not_ids(HostTensor(DType::kF32, {2}));
   const std::vector<SampleRow> three(3), one(1);
-  SampleRow row;
-  row.num_logprobs = CudaSampler::kMaxTopLogprobs + 1;
-  CHECK_THROWS_AS(sampler.launch(logits, three), Bug);
-  CHECK_THROWS_AS(sampler.launch(half, one), Bug);
-  CHECK_THROWS_AS(sampler.launch(logits, std::span(&row, 1)), Bug);
-  row.num_logprobs = -1;
-  row.random = 1;
-  CHECK_THROWS_AS(sampler.launch(logits, std::span(&row, 1)), Bug);
+  CHECK_THROWS_AS(sampler.launch(logits, three, {}), Bug);
+  CHECK_THROWS_AS(sampler.launch(half, one, {}), Bug);
+  CHECK_THROWS_AS(sampler.launch(logits, one, not_ids), Bug);
+  const auto refused = [&](const std::function<void(SampleRow&)>& spoil) {
+    SampleRow row;
+    spoil(row);
+    CHECK_THROWS_AS(sampler.launch(logits, std::span(&row, 1), ids), Bug);
+  };
+  refused([](SampleRow& r) { r.num_logprobs = CudaSampler::kMaxTopLogprobs + 1; });
+  refused([](SampleRow& r) { r.random = 1; });
+  refused([](SampleRow& r) { r.logits_row = 2; });
+  refused([](SampleRow& r) { r.logits_row = -1; });
+  refused([](SampleRow& r) { r.index = 2; });
+  CHECK_THROWS_AS(sampler.feed(ids, OnDevice(HostTensor(DType::kI32, {3})), ids), Bug);
+}
+
+// Rows in any order, some left out; the tokens come into the next step's ids while a third launch is
+// already queued behind.
+TEST_CASE("cuda sampling: tokens stay on the device for the next step", "[cuda][sampling]") {
+  for_each_schedule([] {
+    constexpr int64_t kRows = 6, kTokens = 300;
+    Random random(10);
+    std::vector<Case> cases;
+    for (int64_t i = 0; i < kRows; ++i) {
+      cases.push_back(random_case(random, 500, 3));
+      cases.back().params.temperature = 0;
+      cases.back().params.num_logprobs = 0;
+    }
+    CudaSampler sampler(cuda_device());
+    const OnDevice logits(as_rows(cases));
+    HostTensor unsampled(DType::kI32, {4});
+    for (int64_t i = 0; i < 4; ++i) unsampled.view().as<int32_t>()[i] = -7;
+    const OnDevice ids(unsampled);
+    std::vector<SampleRow> rows(3);
+    const int64_t logits_rows[] = {4, 0, 2}, indices[] = {1, 3, 0};
+    std::vector<int32_t> want(3);
+    for (int i = 0; i < 3; ++i) {
+      rows[i] = {.logits_row = logits_rows[i], .index = indices[i], .temperature = 0};
+      const Case& c = cases[logits_rows[i]];
+      want[i] = sample(c.logits, c.params, c.tokens, c.prompt_len, {}).token;
+    }
+    HostTensor token_ids(DType::kI32, {kTokens}), sources(DType::kI32, {kTokens});
+    std::vector<int32_t> expected(kTokens);
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const auto which = static_cast<int64_t>(random.below(4)) - 1;  // of the three, or none
+      token_ids.view().as<int32_t>()[t] = static_cast<int32_t>(1000 + t);
+      sources.view().as<int32_t>()[t] = which < 0 ? -1 : static_cast<int32_t>(indices[which]);
+      expected[t] = which < 0 ? static_cast<int32_t>(1000 + t) : want[which];
+    }
+    const OnDevice fed(token_ids), from(sources);
+    sampler.launch(logits, rows, ids);
+    sampler.feed(ids, from, fed);
+    const std::vector<SampledToken> got = sampler.collect();
+    REQUIRE(got.size() == 3);
+    for (int i = 0; i < 3; ++i) CHECK(got[i].token == want[i]);
+    const auto values = [](const OnDevice& tensor) {
+      const HostTensor host = tensor.host();
+      const auto* begin = host.view().as<int32_t>();
+      return std::vector<int32_t>(begin, begin + host.view().num_elements());
+    };
+    CHECK(values(fed) == expected);
+    CHECK(values(ids) == std::vector<int32_t>{want[2], want[0], -7, want[1]});
+  });
 }
 
 }  // namespace shoal::test

@@ -13,8 +13,9 @@ StepPlan example() {
   StepPlan plan;
   plan.number = 0x1122334455667788;
   plan.exchange = ExpertExchange::kAllToAll;
+  plan.ahead = true;
   plan.slices.push_back({.request = 7, .first_position = 40, .tokens = {5}, .pages = {1, 2, 9},
-                         .absorbed = true, .sample = true});
+                         .absorbed = true, .sample = true, .from_sample = 3});
   plan.slices.push_back({.request = ~RequestId{0}, .dp_rank = 3, .first_position = 0,
                          .tokens = {1, 2, 3, -1}, .pages = {4}, .all_logits = true});
   return plan;
@@ -24,6 +25,7 @@ void require_equal(const StepPlan& a, const StepPlan& b) {
   REQUIRE(a.number == b.number);
   REQUIRE(a.kind == b.kind);
   REQUIRE(a.exchange == b.exchange);
+  REQUIRE(a.ahead == b.ahead);
   REQUIRE(a.slices.size() == b.slices.size());
   for (size_t i = 0; i < a.slices.size(); ++i) {
     const SequenceSlice &x = a.slices[i], &y = b.slices[i];
@@ -35,6 +37,7 @@ void require_equal(const StepPlan& a, const StepPlan& b) {
     REQUIRE(x.absorbed == y.absorbed);
     REQUIRE(x.sample == y.sample);
     REQUIRE(x.all_logits == y.all_logits);
+    REQUIRE(x.from_sample == y.from_sample);
   }
 }
 
@@ -57,7 +60,7 @@ TEST_CASE("a plan cut at any byte, or with bytes after it, is refused") {
 TEST_CASE("counts beyond the bytes are refused before memory is taken") {
   const std::vector<std::byte> bytes = example().serialize();
   // Offsets of num_slices, and of the first slice's num_tokens and num_pages.
-  for (size_t offset : {14u, 18u + 17u, 18u + 21u}) {
+  for (size_t offset : {15u, 19u + 21u, 19u + 25u}) {
     for (uint32_t count : {0x7FFFFFFFu, 0xFFFFFFFFu, 0x40000001u}) {
       std::vector<std::byte> changed = bytes;
       std::memcpy(changed.data() + offset, &count, sizeof count);
