@@ -27,6 +27,7 @@ struct EngineOptions {
   std::string gemm_cache;                 // --gemm-cache FILE
   bool enforce_eager = false;             // --enforce-eager
   bool enable_prefix_caching = true;      // --no-enable-prefix-caching
+  bool async_scheduling = true;           // --no-async-scheduling
 };
 
 }  // namespace shoal

@@ -122,6 +122,9 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", o.enable_prefix_caching,
                "Reuse the KV cache of prompts that begin alike (on by default)")
       ->group(group);
+  app.add_flag("--async-scheduling,!--no-async-scheduling", o.async_scheduling,
+               "GPUs: plan and queue a step while the one before runs (on by default)")
+      ->group(group);
 }
 
 void add_serve_flags(CLI::App& app, ServeOptions& o) {

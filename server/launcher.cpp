@@ -111,6 +111,7 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--gpu-memory-utilization={}", o.gpu_memory_utilization),
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
+      fmt::format("--async-scheduling={}", o.async_scheduling),
       "--socket=" + socket_path,
   };
   // An empty value would take the next argument for its own.

@@ -52,6 +52,7 @@ EngineConfig engine_config(const EngineOptions& o, const RankRuntime& rank,
   EngineConfig config;
   config.vocab_size = static_cast<int32_t>(model.config.vocab_size);
   config.exchange = parse_exchange(o.expert_exchange);
+  config.async_scheduling = o.async_scheduling;
   SchedulerConfig& s = config.scheduler;
   s.max_num_seqs = o.max_num_seqs;
   s.max_num_batched_tokens = o.max_num_batched_tokens;

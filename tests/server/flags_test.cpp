@@ -75,6 +75,7 @@ TEST_CASE("ranks read what serve hands to them", "[flags]") {
       o.device = "cuda";
       o.gemm_cache = "gemm.json";
       o.enforce_eager = true;
+      o.async_scheduling = false;
       o.gpu_memory_utilization = 0.5;
       o.dp_attention = true;
       o.enable_prefix_caching = false;
@@ -93,6 +94,7 @@ TEST_CASE("ranks read what serve hands to them", "[flags]") {
     CHECK(rank_command(read, socket) == words);
     CHECK(read.gemm_cache == o.gemm_cache);
     CHECK(read.enforce_eager == o.enforce_eager);
+    CHECK(read.async_scheduling == o.async_scheduling);
     CHECK(socket == "/tmp/socket");
   }
 }
