@@ -23,10 +23,13 @@ bool same(const std::vector<std::byte>& a, const std::vector<std::byte>& b) { re
 TEST_CASE("linear: a row alone, in any batch, on any number of threads", "[invariance]") {
   for_each_target([](const std::string& name) {
     Random random(1);
-    for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3}) {
-      for (const int32_t offset : {0, 5}) {
-        const int64_t n = 131, k = 2117, most = 150;
-        const HostWeight w = random_weight(random, type, n, k, 128, offset, offset);
+    for (const WeightFormat format : weight_formats()) {
+      const bool pairs = format.type == DType::kI4x2;
+      for (const int32_t offset : {0, pairs ? 6 : 5}) {
+        const int64_t n = 131, k = pairs ? 2118 : 2117, most = 150;
+        const int32_t block = format.type == DType::kF8E4M3 ? 128 : 16;
+        const HostWeight w =
+            random_weight(random, format.type, n, k, block, offset, offset, format.min);
         const HostTensor bias = random.tensor(DType::kF32, {n});
         const HostTensor x = random.tensor(DType::kF32, {most, k});
         HostTensor all(DType::kF32, {most, n});
@@ -34,7 +37,7 @@ TEST_CASE("linear: a row alone, in any batch, on any number of threads", "[invar
         for (const int threads : {1, 2, 3}) {
           const std::unique_ptr<Ops> ops = make_cpu_ops(threads);
           for (const int64_t rows : {1, 2, 3, 4, 5, 16, 33, 149}) {
-            INFO(name << " " << dtype_name(type) << " offset " << offset << " rows " << rows
+            INFO(name << " " << to_string(format) << " offset " << offset << " rows " << rows
                       << " threads " << threads);
             HostTensor out(DType::kF32, {rows, n});
             ops->linear(x.view().slice(0, most - rows, most), w.weight, bias, out);
@@ -51,12 +54,12 @@ TEST_CASE("grouped_linear and head_linear give the bits of linear", "[invariance
     Random random(2);
     const int64_t n = 70, k = 150, rows = 40;
     const HostTensor x = random.tensor(DType::kF32, {rows, k});
-    for (const DType type : {DType::kF32, DType::kBF16, DType::kF8E4M3}) {
-      INFO(name << " " << dtype_name(type));
+    for (const WeightFormat format : weight_formats()) {
+      INFO(name << " " << to_string(format));
       std::vector<HostWeight> kept;
       std::vector<Weight> experts;
       for (int e = 0; e < 4; ++e) {
-        kept.push_back(random_weight(random, type, n, k));
+        kept.push_back(random_weight(random, format.type, n, k, 32, 0, 0, format.min));
         experts.push_back(kept.back().weight);
       }
       const std::vector<int32_t> offsets = {0, 1, 1, 17, 40};
@@ -70,8 +73,8 @@ TEST_CASE("grouped_linear and head_linear give the bits of linear", "[invariance
           CHECK(same(alone.bytes(), row_bits(grouped, r, r + 1)));
         }
       }
-      if (type == DType::kF8E4M3) continue;
-      const HostTensor w = random.tensor(type, {3, n, k});
+      if (format.type != DType::kF32 && format.type != DType::kBF16) continue;
+      const HostTensor w = random.tensor(format.type, {3, n, k});
       const HostTensor xh = random.tensor(DType::kF32, {rows, 3, k});
       HostTensor heads(DType::kF32, {rows, 3, n});
       make_cpu_ops(2)->head_linear(xh, w, heads);

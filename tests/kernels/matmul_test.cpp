@@ -1,4 +1,5 @@
 // linear, head_linear, grouped_linear, dequantize against the reference.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 
@@ -8,8 +9,6 @@
 namespace shoal::test {
 namespace {
 
-const std::vector<DType> kWeightTypes = {DType::kF32,    DType::kF16, DType::kBF16,
-                                         DType::kF8E4M3, DType::kI8,  DType::kI4x2};
 const std::vector<int64_t> kRows = {0, 1, 2, 3, 4, 5, 16, 33};
 
 struct Shape {
@@ -25,12 +24,13 @@ TEST_CASE("linear: every type and shape, strided, with and without bias", "[matm
   for_each_target([](const std::string& name) {
     Random random(1);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : kWeightTypes) {
+    for (const WeightFormat format : weight_formats()) {
       for (const Shape shape : kShapes) {
-        if (type == DType::kI4x2 && shape.k % 2 == 1) continue;
-        const HostWeight w = random_weight(random, type, shape.n, shape.k);
+        if (format.type == DType::kI4x2 && shape.k % 2 == 1) continue;
+        const HostWeight w =
+            random_weight(random, format.type, shape.n, shape.k, 128, 0, 0, format.min);
         for (const int64_t rows : kRows) {
-          INFO(name << " " << dtype_name(type) << " n " << shape.n << " k " << shape.k << " rows "
+          INFO(name << " " << to_string(format) << " n " << shape.n << " k " << shape.k << " rows "
                     << rows);
           HostTensor x = HostTensor::strided(DType::kF32, rows, shape.k, 3);
           random.fill(x);
@@ -73,18 +73,57 @@ TEST_CASE("linear: groups of integers, of any length, from anywhere in one", "[m
   for_each_target([](const std::string& name) {
     Random random(7);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : {DType::kI8, DType::kI4x2}) {
-      // The last: one group over the whole row. 2100 columns are more than two panels.
-      for (const int32_t block : {128, 64, 32, 6, 2400}) {
-        for (const int32_t col_offset : {0, 2, 4}) {
-          const HostWeight w = random_weight(random, type, 50, 2100, block, 0, col_offset);
-          for (const int64_t rows : {1, 5}) {
-            INFO(name << " " << dtype_name(type) << " block " << block << " offset " << col_offset
+    for (const WeightFormat format : weight_formats()) {
+      if (format.type != DType::kI8 && format.type != DType::kI4x2) continue;
+      // The last two: one group over the whole row, and one that a shard cuts. 1150 columns are more
+      // than a panel and end inside a vector.
+      for (const int32_t block : {128, 64, 32, 16, 6, 1150, 2400}) {
+        for (const int32_t col_offset : {0, 2, 16, 48}) {
+          if (col_offset >= block) continue;
+          const HostWeight w =
+              random_weight(random, format.type, 29, 1150, block, 0, col_offset, format.min);
+          for (const int64_t rows : {1, 2, 3, 4, 7}) {
+            INFO(name << " " << to_string(format) << " block " << block << " offset " << col_offset
                       << " rows " << rows);
-            const HostTensor x = random.tensor(DType::kF32, {rows, 2100});
-            HostTensor out(DType::kF32, {rows, 50});
+            const HostTensor x = random.tensor(DType::kF32, {rows, 1150});
+            HostTensor out(DType::kF32, {rows, 29});
             ops->linear(x, w.weight, {}, out);
             CHECK(first_violation(out, linear(x, w.weight, {})) == "");
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("linear: a min counts for every column of its group and for no other", "[matmul]") {
+  // Numbers are 0: out is the sum over groups of min * (sum of x over the group), here exact.
+  for_each_target([](const std::string& name) {
+    Random random(9);
+    const std::unique_ptr<Ops> ops = make_cpu_ops(1);
+    for (const DType type : {DType::kI8, DType::kI4x2}) {
+      for (const int32_t col_offset : {0, 4, 16}) {
+        HostWeight w = random_weight(random, type, 3, 70, 32, 0, col_offset, true);
+        std::fill(w.data.memory().begin(), w.data.memory().end(), std::byte{0});
+        const int64_t groups = w.weight.min.dim(1);
+        for (int64_t i = 0; i < 3 * groups; ++i) {
+          w.min.view().as<float>()[i] = static_cast<float>(random.below(200) - 100);
+        }
+        for (const int64_t rows : {1, 6}) {
+          INFO(name << " " << dtype_name(type) << " offset " << col_offset << " rows " << rows);
+          HostTensor x(DType::kF32, {rows, 70}), out(DType::kF32, {rows, 3});
+          for (int64_t i = 0; i < rows * 70; ++i) {
+            x.view().as<float>()[i] = static_cast<float>(random.below(100));
+          }
+          ops->linear(x, w.weight, {}, out);
+          for (int64_t t = 0; t < rows; ++t) {
+            for (int64_t n = 0; n < 3; ++n) {
+              float sum = 0;
+              for (int64_t k = 0; k < 70; ++k) {
+                sum += x.view().row<float>(t)[k] * w.min.view().row<float>(n)[(k + col_offset) / 32];
+              }
+              CHECK(out.view().row<float>(t)[n] == sum);
+            }
           }
         }
       }
@@ -112,6 +151,19 @@ TEST_CASE("check_weight: refuses scales that do not cover the weight", "[matmul]
   refused([](Weight& w) { w.block_cols = 31; });
   refused([](Weight& w) { w.data.dtype = DType::kI32; });
   refused([](Weight& w) { w.data.rank = 1; });
+
+  const HostWeight with_min = random_weight(random, DType::kI8, 6, 96, 32, 0, 4, true);
+  CHECK_NOTHROW(check_weight(with_min.weight));
+  const auto min_refused = [&](auto change) {
+    Weight w = with_min.weight;
+    change(w);
+    CHECK_THROWS_AS(check_weight(w), Bug);
+  };
+  min_refused([](Weight& w) { w.min = w.min.slice(1, 0, 2); });
+  min_refused([](Weight& w) { w.min = w.min.slice(0, 0, 5); });
+  min_refused([](Weight& w) { w.min.stride[0] += 1; });
+  min_refused([](Weight& w) { w.min.dtype = DType::kBF16; });
+  min_refused([](Weight& w) { w.data.dtype = DType::kF8E4M3; });
 }
 
 TEST_CASE("linear: weight rows may lie apart", "[matmul]") {
@@ -162,18 +214,18 @@ TEST_CASE("grouped_linear: rows by expert, empty experts, no rows at all", "[mat
   for_each_target([](const std::string& name) {
     Random random(5);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : kWeightTypes) {
+    for (const WeightFormat format : weight_formats()) {
       std::vector<HostWeight> kept;
       std::vector<Weight> experts;
       for (int e = 0; e < 6; ++e) {
-        kept.push_back(random_weight(random, type, 50, 70));
+        kept.push_back(random_weight(random, format.type, 50, 70, 32, 0, 0, format.min));
         experts.push_back(kept.back().weight);
       }
       for (const std::vector<int32_t>& offsets : {std::vector<int32_t>{0, 0, 1, 1, 10, 33, 33},
                                                   {0, 0, 0, 0, 0, 0, 0},
                                                   {0, 4, 8, 9, 9, 9, 33},
                                                   {0, 33, 33, 33, 33, 33, 33}}) {
-        INFO(name << " " << dtype_name(type));
+        INFO(name << " " << to_string(format));
         const HostTensor x = random.tensor(DType::kF32, {33, 70});
         HostTensor out = random.tensor(DType::kF32, {33, 50});
         const std::vector<double> before = values(out);
@@ -193,25 +245,56 @@ TEST_CASE("dequantize: exact to F32, rounded once to BF16", "[matmul]") {
   for_each_target([](const std::string& name) {
     Random random(6);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : kWeightTypes) {
-      for (const int32_t col_offset : {0, type == DType::kI4x2 ? 4 : 3}) {
-        INFO(name << " " << dtype_name(type) << " col_offset " << col_offset);
-        const int64_t k = type == DType::kI4x2 ? 142 : 141;
-        const HostWeight w = random_weight(random, type, 20, k, 32, 7, col_offset);
-        HostTensor exact(DType::kF32, {20, k}), rounded(DType::kBF16, {20, k});
-        ops->dequantize(w.weight, exact);
-        ops->dequantize(w.weight, rounded);
-        int wrong = 0;
-        for (int64_t i = 0; i < 20; ++i) {
-          for (int64_t j = 0; j < k; ++j) {
-            const auto value = static_cast<float>(weight_at(w.weight, i, j));
-            wrong += exact.view().row<float>(i)[j] != value;
-            wrong += rounded.view().row<BF16>(i)[j].bits != to_bf16(value).bits;
+    for (const WeightFormat format : weight_formats()) {
+      for (const int32_t block : {16, 32, 160}) {
+        for (const int32_t col_offset : {0, format.type == DType::kI4x2 ? 4 : 3}) {
+          INFO(name << " " << to_string(format) << " block " << block << " offset " << col_offset);
+          const int64_t k = format.type == DType::kI4x2 ? 142 : 141;
+          const HostWeight w =
+              random_weight(random, format.type, 20, k, block, 7, col_offset, format.min);
+          HostTensor exact(DType::kF32, {20, k}), rounded(DType::kBF16, {20, k});
+          ops->dequantize(w.weight, exact);
+          ops->dequantize(w.weight, rounded);
+          int wrong = 0;
+          for (int64_t i = 0; i < 20; ++i) {
+            for (int64_t j = 0; j < k; ++j) {
+              const auto value = static_cast<float>(weight_at(w.weight, i, j));
+              wrong += exact.view().row<float>(i)[j] != value;
+              wrong += rounded.view().row<BF16>(i)[j].bits != to_bf16(value).bits;
+            }
           }
+          CHECK(wrong == 0);
         }
-        CHECK(wrong == 0);
       }
     }
+  });
+}
+
+TEST_CASE("dequantize: every code of INT8 and INT4", "[matmul]") {
+  for_each_target([](const std::string& name) {
+    INFO(name);
+    const std::unique_ptr<Ops> ops = make_cpu_ops(1);
+    HostTensor bytes(DType::kI8, {1, 256}), scale(DType::kF32, {1, 16}), min(DType::kF32, {1, 16});
+    for (int i = 0; i < 256; ++i) bytes.view().as<uint8_t>()[i] = static_cast<uint8_t>(i);
+    for (int i = 0; i < 16; ++i) {
+      scale.view().as<float>()[i] = 0.25f;
+      min.view().as<float>()[i] = 3;
+    }
+    HostTensor out(DType::kF32, {1, 256}), pairs(DType::kF32, {1, 512});
+    ops->dequantize(
+        {.data = bytes, .scale = scale, .min = min, .block_rows = 1, .block_cols = 16}, out);
+    const Tensor packed(bytes.view().data, DType::kI4x2, {1, 256});
+    ops->dequantize({.data = packed, .scale = scale, .block_rows = 1, .block_cols = 32}, pairs);
+    int wrong = 0;
+    for (int i = 0; i < 256; ++i) {
+      const auto number = [](int bits, int sign) {
+        return static_cast<float>(bits < sign ? bits : bits - 2 * sign);
+      };
+      wrong += out.view().as<float>()[i] != number(i, 128) * 0.25f + 3;
+      wrong += pairs.view().as<float>()[2 * i] != number(i & 15, 8) * 0.25f;
+      wrong += pairs.view().as<float>()[2 * i + 1] != number(i >> 4, 8) * 0.25f;
+    }
+    CHECK(wrong == 0);
   });
 }
 

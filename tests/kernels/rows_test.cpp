@@ -16,11 +16,6 @@ Expected exactly(std::vector<double> value) {
   return {std::move(value), std::move(bound)};
 }
 
-// Types of an embedding, and whether with a min.
-const std::vector<std::pair<DType, bool>> kTables = {
-    {DType::kF32, false}, {DType::kF16, false},  {DType::kBF16, false}, {DType::kF8E4M3, false},
-    {DType::kI8, false},  {DType::kI4x2, false}, {DType::kI8, true},    {DType::kI4x2, true}};
-
 }  // namespace
 
 TEST_CASE("embedding: rows of every type, zeros for rows held elsewhere", "[rows]") {
@@ -28,10 +23,10 @@ TEST_CASE("embedding: rows of every type, zeros for rows held elsewhere", "[rows
     INFO(name);
     Random random(1);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const auto& [type, asymmetric] : kTables) {
+    for (const auto& [type, asymmetric] : weight_formats()) {
       for (const int64_t dim : kDims) {
         if (type == DType::kI4x2 && dim % 2 == 1) continue;
-        INFO(dtype_name(type) << (asymmetric ? " with min" : "") << " dim " << dim);
+        INFO(to_string({type, asymmetric}) << " dim " << dim);
         const HostWeight table = random_weight(random, type, 10, dim, 16, 0, 0, asymmetric);
         const HostTensor ids = HostTensor::ints({6}, {20, 29, 25, 19, 30, 0});
         HostTensor out = random.tensor(DType::kF32, {6, dim});

@@ -62,22 +62,17 @@ std::string wrong(const OnDevice& device, const Expected& expected) {
   return first_violation(host, expected);
 }
 
-// Types of an embedding, and whether with a min.
-const std::vector<std::pair<DType, bool>> kTables = {
-    {DType::kF32, false}, {DType::kF16, false},  {DType::kBF16, false}, {DType::kF8E4M3, false},
-    {DType::kI8, false},  {DType::kI4x2, false}, {DType::kI8, true},    {DType::kI4x2, true}};
-
 }  // namespace
 
 TEST_CASE("cuda embedding: rows of every type, zeros for rows held elsewhere", "[cuda][rows]") {
   for_each_schedule([] {
     Random random(1);
-    for (const auto& [type, asymmetric] : kTables) {
+    for (const auto& [type, asymmetric] : weight_formats()) {
       for (const DType to : kActivations) {
         for (const int64_t dim : kDims) {
           if (type == DType::kI4x2 && dim % 2 == 1) continue;
           for (const int64_t gap : kGaps) {
-            INFO(dtype_name(type) << (asymmetric ? " with min" : "") << " dim " << dim);
+            INFO(to_string({type, asymmetric}) << " dim " << dim);
             const HostWeight table = random_weight(random, type, 10, dim, 16, 0, 0, asymmetric);
             OnDevice out(poisoned(to, 6, dim, gap));
             cuda_ops().embedding(OnDevice(HostTensor::ints({6}, {20, 29, 25, 19, 30, 0})),

@@ -120,6 +120,17 @@ HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int3
   return result;
 }
 
+std::string to_string(WeightFormat format) {
+  return std::string(dtype_name(format.type)) + (format.min ? " with min" : "");
+}
+
+const std::vector<WeightFormat>& weight_formats() {
+  static const std::vector<WeightFormat> formats = {
+      {DType::kF32}, {DType::kF16},  {DType::kBF16},    {DType::kF8E4M3},
+      {DType::kI8},  {DType::kI4x2}, {DType::kI8, true}, {DType::kI4x2, true}};
+  return formats;
+}
+
 void for_each_target(const std::function<void(const std::string& name)>& body) {
   const int64_t supported = hwy::SupportedTargets();
   const auto run = [&](int64_t target, const std::string& name) {

@@ -62,6 +62,14 @@ HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int3
                          int32_t row_offset = 0, int32_t col_offset = 0,
                          bool asymmetric = false);
 
+// A type of weights, and whether its groups have a min.
+struct WeightFormat {
+  DType type;
+  bool min = false;
+};
+std::string to_string(WeightFormat format);
+const std::vector<WeightFormat>& weight_formats();  // all that a back end multiplies with
+
 // Runs body once per SIMD target that was compiled and that this machine has, with that target
 // chosen for all verbs, and then restores the choice. The body should INFO(the name).
 void for_each_target(const std::function<void(const std::string& name)>& body);
