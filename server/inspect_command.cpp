@@ -126,7 +126,10 @@ std::string rope_text(const ModelConfig& c) {
                      : s.kind == RopeScaling::Kind::kLlama3 ? "llama3"
                                                             : "linear";
   std::string text = fmt::format("theta {}", c.rope_theta);
-  if (s.kind != RopeScaling::Kind::kNone) {
+  if (s.kind == RopeScaling::Kind::kFactors) {
+    text += fmt::format(", each pair scaled by its own factor up to {}",
+                        *std::max_element(s.factors.begin(), s.factors.end()));
+  } else if (s.kind != RopeScaling::Kind::kNone) {
     text += fmt::format(", {} scaling by {} over {}", name, s.factor,
                         s.original_max_position_embeddings);
   }

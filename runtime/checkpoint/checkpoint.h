@@ -14,7 +14,7 @@ namespace shoal {
 
 class Checkpoint {
  public:
-  // A folder in Hugging Face's layout (HfCheckpoint). Throws InvalidInput naming file and tensor.
+  // A folder in Hugging Face's layout (HfCheckpoint) or a GGUF file (GgufCheckpoint). Throws InvalidInput naming file and tensor.
   static std::unique_ptr<Checkpoint> open(const std::string& path);
   virtual ~Checkpoint() = default;
 

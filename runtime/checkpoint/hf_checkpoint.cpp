@@ -3,6 +3,8 @@
 #include <filesystem>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/gguf_checkpoint.h"
+#include "runtime/checkpoint/packed_weight.h"
 #include "runtime/checkpoint/plain_weight.h"
 #include "runtime/checkpoint/strict_json.h"
 
@@ -34,11 +36,39 @@ std::string inside(const fs::path& dir, std::string_view name) {
   return (dir / name).string();
 }
 
+const std::string kWeight = ".weight";
+const std::string kScaleInv = "_scale_inv";
+
+// The tensors that a quantised matrix is made of, by the ends of their names.
+struct PackedParts {
+  std::vector<std::string_view> codes;   // one of them is there
+  std::vector<std::string_view> others;
+};
+
+PackedParts parts_of(QuantizationMethod method) {
+  switch (method) {
+    case QuantizationMethod::kNone:
+    case QuantizationMethod::kFp8:
+      return {{".weight"}, {".weight_scale_inv"}};
+    case QuantizationMethod::kCompressedTensors:
+      // Scales of activations lie unused.
+      return {{".weight", ".weight_packed"},
+              {".weight_scale", ".weight_zero_point", ".weight_shape", ".weight_g_idx",
+               ".input_scale", ".input_zero_point"}};
+    case QuantizationMethod::kAwq:
+      return {{".qweight"}, {".qzeros", ".scales"}};
+    case QuantizationMethod::kGptq:
+      return {{".qweight"}, {".qzeros", ".scales", ".g_idx"}};
+  }
+  SHOAL_CHECK(false, "method {}", static_cast<int>(method));
+}
+
 std::string file_name(const std::string& path) { return fs::path(path).filename().string(); }
 
 }  // namespace
 
 std::unique_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
+  if (is_gguf(path)) return std::make_unique<GgufCheckpoint>(path);
   return std::make_unique<HfCheckpoint>(path);
 }
 
@@ -108,16 +138,37 @@ void HfCheckpoint::open_files(const std::string& path) {
 void HfCheckpoint::list_weights() {
   for (const auto& [name, tensor] : tensors_) {
     const std::string weight = weight_of(name);
-    if (weight == name) weights_.emplace(name, name);
+    if (weight == name || tensors_.count(weight) == 0) weights_.emplace(weight, name);
   }
 }
 
+std::optional<TensorRef> HfCheckpoint::codes_of(const std::string& module) const {
+  for (const std::string_view part : parts_of(quantization_.method).codes) {
+    std::optional<TensorRef> codes = find(module + std::string(part));
+    if (!codes) continue;
+    const bool typed = codes->dtype() == DType::kF8E4M3 || codes->dtype() == DType::kI8;
+    if (part != kWeight || typed) return codes;
+  }
+  return std::nullopt;
+}
+
 std::string HfCheckpoint::weight_of(const std::string& name) const {
-  constexpr std::string_view kScale = "_scale_inv";
-  if (!name.ends_with(kScale)) return name;
-  const std::string weight = name.substr(0, name.size() - kScale.size());
-  const std::optional<TensorRef> tensor = find(weight);
-  return tensor && tensor->dtype() == DType::kF8E4M3 ? weight : name;
+  const PackedParts parts = parts_of(quantization_.method);
+  const auto module_before = [&](std::string_view suffix) {
+    return name.ends_with(suffix) ? name.substr(0, name.size() - suffix.size()) : std::string();
+  };
+  for (const auto* list : {&parts.codes, &parts.others}) {
+    for (const std::string_view part : *list) {
+      const std::string module = module_before(part);
+      if (module.empty()) continue;
+      const std::optional<TensorRef> codes = codes_of(module);
+      // Beside a weight that is plain, parts are names of their own: nothing reads them.
+      if (codes && (codes->name.ends_with(kWeight) || tensors_.count(module + kWeight) == 0)) {
+        return module + kWeight;
+      }
+    }
+  }
+  return name;
 }
 
 std::vector<std::string> HfCheckpoint::names() const {
@@ -129,9 +180,24 @@ std::vector<std::string> HfCheckpoint::names() const {
 
 std::unique_ptr<StoredWeight> HfCheckpoint::matrix(const std::string& name, int64_t n,
                                                    int64_t k) const {
-  const std::string full = name + ".weight";
+  const std::string full = name + kWeight;
+  const auto find_part = [this](const std::string& part) { return find(part); };
+  const std::optional<TensorRef> codes = codes_of(name);
+  if (codes && (codes->name == full || !find(full))) {
+    switch (quantization_.method) {
+      case QuantizationMethod::kCompressedTensors:
+        return make_compressed_weight(find_part, quantization_, name, n, k);
+      case QuantizationMethod::kAwq:
+        return make_awq_weight(find_part, quantization_, name, n, k);
+      case QuantizationMethod::kGptq:
+        return make_gptq_weight(find_part, quantization_, name, n, k);
+      case QuantizationMethod::kNone:
+      case QuantizationMethod::kFp8:
+        break;
+    }
+  }
   TensorRef tensor = require(full, {n, k});
-  const std::optional<TensorRef> scale = find(full + "_scale_inv");
+  const std::optional<TensorRef> scale = find(full + kScaleInv);
   if (tensor.dtype() != DType::kF8E4M3) {
     if (scale) {
       throw_invalid("{} is {} and has a {}; only float8_e4m3 has scales", tensor.where(),
@@ -144,9 +210,11 @@ std::unique_ptr<StoredWeight> HfCheckpoint::matrix(const std::string& name, int6
   }
   if (!scale) {
     throw_invalid("{} is float8_e4m3, but {} is missing", tensor.where(),
-                  in_quotes(full + "_scale_inv"));
+                  in_quotes(full + kScaleInv));
   }
-  return make_fp8_weight(std::move(tensor), *scale, n, k, quantization_.block_rows,
+  TensorRef scales = *scale;
+  scales.require_type(DType::kF32);
+  return make_fp8_weight(std::move(tensor), std::move(scales), n, k, quantization_.block_rows,
                          quantization_.block_cols);
 }
 
@@ -163,6 +231,14 @@ std::optional<TensorRef> HfCheckpoint::find(const std::string& name) const {
 TensorRef HfCheckpoint::require(const std::string& name, const std::vector<int64_t>& shape) const {
   std::optional<TensorRef> tensor = find(name);
   if (!tensor) {
+    for (const char* packed : {"_packed", "qweight"}) {
+      const std::string other = packed[0] == '_' ? name + packed
+                                                 : name.substr(0, name.rfind('.') + 1) + packed;
+      if (name.ends_with(kWeight) && find(other)) {
+        throw_invalid("{}: {} is there for {}, but config.json does not say how it is quantised",
+                      dir_, in_quotes(other), in_quotes(name));
+      }
+    }
     throw_invalid("{}: tensor {} of shape [{}] is missing", dir_, in_quotes(name),
                   fmt::join(shape, ", "));
   }

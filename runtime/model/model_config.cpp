@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/gguf_config.h"
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/model/config_fields.h"
 
@@ -330,7 +331,27 @@ ModelConfig parse_model_config(const std::string& json, const std::string& sourc
   return config;
 }
 
+namespace {
+
+ModelConfig read_gguf_config(const std::string& path) {
+  const std::unique_ptr<GgufModel> model = GgufModel::open(path);
+  ModelConfig config =
+      parse_model_config(gguf_config_json(*model), path + ", its metadata as config.json");
+  const int64_t rotated = config.is_mla() ? config.qk_rope_head_dim : config.head_dim;
+  config.rope_scaling.factors = gguf_rope_factors(*model, rotated / 2);
+  if (config.rope_scaling.factors.empty()) return config;
+  if (config.rope_scaling.kind != RopeScaling::Kind::kNone) {
+    throw_invalid("{}: has rope_freqs.weight and a rope.scaling.type; one of them is supported",
+                  path);
+  }
+  config.rope_scaling.kind = RopeScaling::Kind::kFactors;
+  return config;
+}
+
+}  // namespace
+
 ModelConfig read_model_config(const std::string& dir) {
+  if (is_gguf(dir)) return read_gguf_config(dir);
   const std::string path = dir + "/config.json";
   if (!path_exists(path)) throw_invalid("{}: missing; a checkpoint folder has one", path);
   ModelConfig config = parse_model_config(read_small_file(path, kMaxConfigBytes), path);

@@ -16,7 +16,7 @@ namespace shoal {
 enum class Architecture { kDeepseekV2, kDeepseekV3, kQwen2, kLlama };
 
 struct RopeScaling {
-  enum class Kind { kNone, kYarn, kLlama3, kLinear };
+  enum class Kind { kNone, kYarn, kLlama3, kLinear, kFactors };
   Kind kind = Kind::kNone;
   double factor = 1.0;
   int64_t original_max_position_embeddings = 0;
@@ -25,6 +25,8 @@ struct RopeScaling {
   std::optional<double> attention_factor;  // Hugging Face's override of the tables' scale
   // Llama 3.
   double low_freq_factor = 1, high_freq_factor = 4;
+  // kFactors (Llama 3 in GGUF): what the frequency of each rotated pair is divided by.
+  std::vector<float> factors;
 };
 
 struct ModelConfig {
@@ -65,6 +67,7 @@ struct ModelConfig {
 // field, value and what would be right. A field that changes the result and is not implemented
 // (another hidden_act, attention window, unknown rope type, ...) is refused by name; so is an
 // architecture that is not in the list above, and every field that is not known at all.
+// `dir` may be a GGUF file: its metadata say the same (runtime/checkpoint/gguf_config.h).
 ModelConfig read_model_config(const std::string& dir);
 // The same from text, for tests and fuzzing; `source` names it in errors.
 ModelConfig parse_model_config(const std::string& json, const std::string& source);

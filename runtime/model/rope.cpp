@@ -72,6 +72,9 @@ std::vector<float> rope_inverse_frequencies(const ModelConfig& config, int64_t d
       scale_yarn(config.rope_scaling, dim, config.rope_theta, inv_freq);
       break;
     case RopeScaling::Kind::kLlama3: scale_llama3(config.rope_scaling, inv_freq); break;
+    case RopeScaling::Kind::kFactors:
+      for (size_t i = 0; i < inv_freq.size(); ++i) inv_freq[i] /= config.rope_scaling.factors[i];
+      break;
   }
   return inv_freq;
 }

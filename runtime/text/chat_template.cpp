@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "kernels/base/error.h"
+#include "runtime/text/gguf_tokenizer.h"
 #include "runtime/text/json_input.h"
 
 namespace shoal {
@@ -48,27 +49,39 @@ ChatTemplate::ChatTemplate(std::string_view source, std::string bos_token, std::
 }
 
 ChatTemplate ChatTemplate::FromCheckpoint(const std::string& directory) {
-  const std::filesystem::path folder(directory);
-  const std::string config_path = (folder / "tokenizer_config.json").string();
-  const std::string template_path = (folder / "chat_template.jinja").string();
   ChatTemplate result;
-  if (std::filesystem::exists(config_path)) {
-    const nlohmann::json config = parse_json(read_text_file(config_path), config_path);
-    try {
-      result.load_config(config);
-    } catch (const InvalidInput& error) {
-      throw_invalid("{}: {}", config_path, error.what());
-    }
-  }
-  if (std::filesystem::exists(template_path)) {
-    result.templates_.clear();
-    result.templates_.emplace_back("default", parse(read_text_file(template_path), template_path));
+  if (is_gguf(directory)) {
+    const auto model = GgufModel::open(directory);
+    result.load_config_of(gguf_tokenizer_config_json(model->metadata()), directory);
+  } else {
+    result.load_folder(directory);
   }
   if (result.templates_.empty()) {
     result.templates_.emplace_back("default", parse(kChatMl, "ChatML"));
     result.is_fallback_ = true;
   }
   return result;
+}
+
+void ChatTemplate::load_config_of(const nlohmann::json& config, const std::string& source) {
+  try {
+    load_config(config);
+  } catch (const InvalidInput& error) {
+    throw_invalid("{}: {}", source, error.what());
+  }
+}
+
+void ChatTemplate::load_folder(const std::string& directory) {
+  const std::filesystem::path folder(directory);
+  const std::string config_path = (folder / "tokenizer_config.json").string();
+  const std::string template_path = (folder / "chat_template.jinja").string();
+  if (std::filesystem::exists(config_path)) {
+    load_config_of(parse_json(read_text_file(config_path), config_path), config_path);
+  }
+  if (std::filesystem::exists(template_path)) {
+    templates_.clear();
+    templates_.emplace_back("default", parse(read_text_file(template_path), template_path));
+  }
 }
 
 void ChatTemplate::load_config(const nlohmann::json& json) {

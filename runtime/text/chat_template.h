@@ -18,7 +18,7 @@ class ChatTemplate {
  public:
   // From a checkpoint folder: chat_template.jinja if there is one, else the chat_template of
   // tokenizer_config.json (a string, or a list of named ones: "default", and "tool_use" when tools
-  // are given). A checkpoint without either gets ChatML, and is_fallback() says so.
+  // are given). Or from the metadata of a GGUF file. A checkpoint without either gets ChatML, and is_fallback() says so.
   // Throws InvalidInput, naming the file, for a template that cannot be parsed.
   static ChatTemplate FromCheckpoint(const std::string& directory);
 
@@ -41,6 +41,8 @@ class ChatTemplate {
 
  private:
   ChatTemplate() = default;
+  void load_folder(const std::string& directory);
+  void load_config_of(const nlohmann::json& config, const std::string& source);
   void load_config(const nlohmann::json& config);
   const jinja::Template& choose(bool with_tools) const;
 

@@ -7,6 +7,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/text/byte_alphabet.h"
+#include "runtime/text/gguf_tokenizer.h"
 #include "runtime/text/json_input.h"
 #include "runtime/text/unicode.h"
 
@@ -59,7 +60,21 @@ Tokenizer Tokenizer::FromFile(const std::string& path) {
   return FromJson(read_text_file(path), path);
 }
 
+Tokenizer Tokenizer::FromGguf(const std::string& path) {
+  const auto model = GgufModel::open(path);
+  const nlohmann::json document = gguf_tokenizer_json(model->metadata());
+  const nlohmann::json config = gguf_tokenizer_config_json(model->metadata());
+  try {
+    Tokenizer tokenizer(document);
+    tokenizer.apply_config(config);
+    return tokenizer;
+  } catch (const InvalidInput& error) {
+    throw_invalid("{}, its metadata as tokenizer.json: {}", path, error.what());
+  }
+}
+
 Tokenizer Tokenizer::FromCheckpoint(const std::string& directory) {
+  if (is_gguf(directory)) return FromGguf(directory);
   const std::filesystem::path folder(directory);
   Tokenizer tokenizer = FromFile((folder / "tokenizer.json").string());
   const std::string config_path = (folder / "tokenizer_config.json").string();

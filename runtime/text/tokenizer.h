@@ -36,7 +36,7 @@ class Tokenizer {
   static Tokenizer FromFile(const std::string& path);
   // From a checkpoint folder: tokenizer.json, and tokenizer_config.json if there is one, which
   // names the bos and eos tokens and may ask for them to be added (add_bos_token, add_eos_token) or
-  // not.
+  // not. Or from the metadata of a GGUF file.
   static Tokenizer FromCheckpoint(const std::string& directory);
 
   // Each maximal invalid subpart of ill-formed UTF-8 counts as one U+FFFD, as if the text had been
@@ -73,6 +73,7 @@ class Tokenizer {
   // State of one encode() call.
   struct Encoding;
 
+  static Tokenizer FromGguf(const std::string& path);
   explicit Tokenizer(const nlohmann::json& json);
   void load_normalizer(const nlohmann::json& json, const std::string& where);
   void load_decoder(const nlohmann::json& json) const;
