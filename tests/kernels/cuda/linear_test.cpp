@@ -9,9 +9,6 @@
 namespace shoal::test {
 namespace {
 
-const std::vector<DType> kWeightTypes = {DType::kF32,    DType::kF16, DType::kBF16,
-                                         DType::kF8E4M3, DType::kI8,  DType::kI4x2};
-
 // The reference's bound is of float32 sums over four lanes or more. Here an element may be one
 // chain over k; the tensor cores cut off what they shift out, an error of up to a unit and not half
 // of one; and a float32 weight is three numbers there, a float16 two.
@@ -63,16 +60,17 @@ void check_linear(const HostTensor& x, const HostWeight& w, const HostTensor& bi
 
 TEST_CASE("cuda linear: every type and shape, aligned or not, with and without bias", "[linear]") {
   Random random(1);
-  for (const DType type : kWeightTypes) {
+  for (const WeightFormat format : weight_formats()) {
     for (const Shape shape : {Shape{1, 1}, {5, 3}, {7, 16}, {49, 130}, {70, 304}, {140, 256}}) {
-      if (type == DType::kI4x2 && shape.k % 2 == 1) continue;
-      const HostWeight w = random_weight(random, type, shape.n, shape.k);
+      if (format.type == DType::kI4x2 && shape.k % 2 == 1) continue;
+      const HostWeight w =
+          random_weight(random, format.type, shape.n, shape.k, 128, 0, 0, format.min);
       const HostTensor bias = random.tensor(DType::kF32, {shape.n});
       for (const DType activation : kActivations) {
         for (const int64_t rows : {0, 1, 3, 8, 16, 33, 70}) {
           if (rows == 70 && shape.n < 49) continue;
-          INFO(dtype_name(type) << " n " << shape.n << " k " << shape.k << " x "
-                                << dtype_name(activation) << " rows " << rows);
+          INFO(to_string(format) << " n " << shape.n << " k " << shape.k << " x "
+                                 << dtype_name(activation) << " rows " << rows);
           const bool aligned = rows % 2 == 1 || rows == 16;
           const HostTensor x = activations(random, activation, rows, shape.k, aligned);
           check_linear(x, w, rows % 3 == 0 ? bias : HostTensor(), activation);
@@ -101,11 +99,14 @@ TEST_CASE("cuda linear: the verb, with the library where it takes the product", 
 
 TEST_CASE("cuda linear: more rows and columns than a tile has", "[linear]") {
   Random random(2);
-  for (const DType type : kWeightTypes) {
-    const HostWeight w = random_weight(random, type, 150, 160, 32, 0, 0);
-    const HostTensor x = activations(random, DType::kBF16, 140, 160, true);
-    INFO(dtype_name(type));
-    check_linear(x, w, {}, DType::kBF16);
+  for (const WeightFormat format : weight_formats()) {
+    for (const int32_t block : {32, 16}) {
+      if (block == 16 && format.type != DType::kI8 && format.type != DType::kI4x2) continue;
+      const HostWeight w = random_weight(random, format.type, 150, 160, block, 0, 0, format.min);
+      const HostTensor x = activations(random, DType::kBF16, 140, 160, true);
+      INFO(to_string(format) << " block " << block);
+      check_linear(x, w, {}, DType::kBF16);
+    }
   }
 }
 
@@ -123,18 +124,36 @@ TEST_CASE("cuda linear: out of another type than x", "[linear]") {
 
 TEST_CASE("cuda linear: scale groups of every size, from anywhere in one", "[linear]") {
   Random random(4);
-  for (const DType type : {DType::kF8E4M3, DType::kI8, DType::kI4x2}) {
-    for (const int32_t block : {128, 64, 32, 6, 1000}) {
-      for (const int32_t col_offset : {0, 32, 4, 2}) {
+  for (const WeightFormat format : weight_formats()) {
+    if (!has_scales(format.type)) continue;
+    for (const int32_t block : {128, 64, 32, 16, 6, 1000}) {
+      for (const int32_t col_offset : {0, 32, 16, 8, 2}) {
         if (col_offset >= block) continue;
         const int32_t row_offset = block == 64 ? 5 : 0;
-        const HostWeight w = random_weight(random, type, 37, 288, block, row_offset, col_offset);
+        // 280 columns end inside a group of 16 and inside the four columns' lanes of it.
+        const HostWeight w = random_weight(random, format.type, 37, 280, block, row_offset,
+                                           col_offset, format.min);
         for (const DType activation : kActivations) {
           for (const int64_t rows : {2, 10, 18}) {
-            INFO(dtype_name(type) << " block " << block << " offset " << col_offset << " x "
-                                  << dtype_name(activation) << " rows " << rows);
-            check_linear(activations(random, activation, rows, 288, true), w, {}, activation);
+            INFO(to_string(format) << " block " << block << " offset " << col_offset << " x "
+                                   << dtype_name(activation) << " rows " << rows);
+            check_linear(activations(random, activation, rows, 280, true), w, {}, activation);
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda linear: groups of 16 in tiles of every size, unaligned too", "[linear]") {
+  Random random(16);
+  for (const DType type : {DType::kI8, DType::kI4x2}) {
+    for (const bool min : {false, true}) {
+      for (const int64_t k : {176, 150}) {  // 150: rows of the weight begin at odd places
+        const HostWeight w = random_weight(random, type, 135, k, 16, 0, 0, min);
+        for (const int64_t rows : {1, 16, 40, 70}) {
+          INFO(to_string({type, min}) << " k " << k << " rows " << rows);
+          check_linear(activations(random, DType::kBF16, rows, k, rows != 40), w, {}, DType::kF32);
         }
       }
     }
@@ -143,30 +162,37 @@ TEST_CASE("cuda linear: scale groups of every size, from anywhere in one", "[lin
 
 TEST_CASE("cuda linear: few columns and a long k, in parts", "[linear]") {
   Random random(5);
-  for (const DType type : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI4x2}) {
-    const HostWeight w = random_weight(random, type, 19, 2080);
+  for (const WeightFormat format :
+       {WeightFormat{DType::kF32}, {DType::kBF16}, {DType::kF8E4M3}, {DType::kI4x2},
+        {DType::kI4x2, true}, {DType::kI8, true}}) {
+    const DType type = format.type;
+    const HostWeight w =
+        random_weight(random, type, 19, 2080, type == DType::kI8 ? 16 : 128, 0, 0, format.min);
     const HostTensor bias = random.tensor(DType::kF32, {19});
     for (const DType activation : kActivations) {
       for (const int64_t rows : {1, 5, 12, 18}) {
-        INFO(dtype_name(type) << " x " << dtype_name(activation) << " rows " << rows);
+        INFO(to_string(format) << " x " << dtype_name(activation) << " rows " << rows);
         check_linear(activations(random, activation, rows, 2080, true), w, bias, activation);
       }
     }
-    const HostWeight longer =
-        random_weight(random, type, 3, 24576);  // for all lanes of gemv, twice
-    INFO(dtype_name(type) << " k 24576");
+    const HostWeight longer = random_weight(random, type, 3, 24576, 128, 0, 0,
+                                            format.min);  // for all lanes of gemv, twice
+    INFO(to_string(format) << " k 24576");
     check_linear(activations(random, DType::kF32, 2, 24576, true), longer, {}, DType::kF32);
   }
 }
 
 TEST_CASE("cuda linear: a weight arrives exactly", "[linear]") {
-  // x has ones on the diagonal: out[m, n] is weight(n, m), times its scale, rounded once.
+  // x has ones on the diagonal: out[m, n] is weight(n, m), times its scale, rounded once; and once
+  // more with a min where tensor cores are (FMAs may fuse the two).
   Random random(6);
-  for (const DType type : kWeightTypes) {
-    const HostWeight w = random_weight(random, type, 32, 64, 32);
+  for (const WeightFormat format : weight_formats()) {
+    const DType type = format.type;
+    const HostWeight w = random_weight(random, type, 32, 64, format.min ? 16 : 32, 0, 0, format.min);
     for (const DType activation : kActivations) {
+      if (format.min && activation == DType::kF32) continue;
       for (const int64_t rows : {8, 16, 64}) {
-        INFO(dtype_name(type) << " x " << dtype_name(activation) << " rows " << rows);
+        INFO(to_string(format) << " x " << dtype_name(activation) << " rows " << rows);
         HostTensor x(activation, {rows, 64});
         for (int64_t i = 0; i < rows; ++i) {
           if (activation == DType::kF32) {
@@ -192,8 +218,9 @@ TEST_CASE("cuda linear: a weight arrives exactly", "[linear]") {
 
 TEST_CASE("cuda linear: a row's bits do not depend on its neighbours or its place", "[linear]") {
   Random random(7);
-  for (const DType type : kWeightTypes) {
-    const HostWeight w = random_weight(random, type, 40, 192, 64);
+  for (const WeightFormat format : weight_formats()) {
+    const HostWeight w =
+        random_weight(random, format.type, 40, 192, format.min ? 16 : 64, 0, 0, format.min);
     const WeightOnDevice device_w(w);
     for (const DType activation : kActivations) {
       for (const std::vector<int64_t>& bucket :
@@ -211,7 +238,7 @@ TEST_CASE("cuda linear: a row's bits do not depend on its neighbours or its plac
           const std::vector<std::byte> bytes = out.host().bytes();
           const std::vector<std::byte> mine(bytes.end() - 40 * dtype_size(activation), bytes.end());
           if (first.empty()) first = mine;
-          INFO(dtype_name(type) << " x " << dtype_name(activation) << " rows " << rows);
+          INFO(to_string(format) << " x " << dtype_name(activation) << " rows " << rows);
           CHECK((mine == first));
         }
       }
@@ -265,8 +292,10 @@ struct Experts {
   std::vector<WeightOnDevice> device;
   std::vector<Weight> weights;
 
-  Experts(Random& random, DType type, int count, int64_t n, int64_t k, int32_t block) {
-    for (int e = 0; e < count; ++e) host.push_back(random_weight(random, type, n, k, block));
+  Experts(Random& random, WeightFormat format, int count, int64_t n, int64_t k, int32_t block) {
+    for (int e = 0; e < count; ++e) {
+      host.push_back(random_weight(random, format.type, n, k, block, 0, 0, format.min));
+    }
     for (const HostWeight& w : host) device.emplace_back(w);
     for (const WeightOnDevice& w : device) weights.push_back(w);
   }
@@ -302,14 +331,14 @@ void check_grouped(const HostTensor& x, const Experts& experts, const std::vecto
 
 TEST_CASE("cuda grouped_linear: rows by expert, empty experts, rows of none", "[linear]") {
   Random random(10);
-  for (const DType type : kWeightTypes) {
-    const Experts experts(random, type, 6, 50, 96, 32);
+  for (const WeightFormat format : weight_formats()) {
+    const Experts experts(random, format, 6, 50, 96, format.min ? 16 : 32);
     for (const DType activation : kActivations) {
       for (const std::vector<int32_t>& offsets : {std::vector<int32_t>{0, 0, 1, 1, 10, 20, 20},
                                                   {0, 0, 0, 0, 0, 0, 0},
                                                   {0, 4, 8, 9, 9, 9, 23},
                                                   {0, 23, 23, 23, 23, 23, 23}}) {
-        INFO(dtype_name(type) << " x " << dtype_name(activation) << " last " << offsets[1]);
+        INFO(to_string(format) << " x " << dtype_name(activation) << " last " << offsets[1]);
         HostTensor x = random.tensor(activation, {24, 96});
         check_grouped(x, experts, offsets, activation);
       }
@@ -319,15 +348,15 @@ TEST_CASE("cuda grouped_linear: rows by expert, empty experts, rows of none", "[
 
 TEST_CASE("cuda grouped_linear: more rows, odd shapes", "[linear]") {
   Random random(11);
-  for (const DType type : kWeightTypes) {
+  for (const WeightFormat format : weight_formats()) {
     for (const Shape shape : {Shape{33, 70}, {140, 64}}) {
-      const Experts experts(random, type, 3, shape.n, shape.k, 64);
+      const Experts experts(random, format, 3, shape.n, shape.k, 64);
       for (const DType activation : kActivations) {
         for (const std::vector<int32_t>& offsets :
              {std::vector<int32_t>{0, 3, 30, 33}, {0, 70, 70, 101}, {0, 1, 150, 290}}) {
-          if (offsets[3] == 290 && (type == DType::kF16 || shape.k == 70)) continue;
-          INFO(dtype_name(type) << " n " << shape.n << " x " << dtype_name(activation) << " rows "
-                                << offsets[3]);
+          if (offsets[3] == 290 && (format.type == DType::kF16 || shape.k == 70)) continue;
+          INFO(to_string(format) << " n " << shape.n << " x " << dtype_name(activation) << " rows "
+                                 << offsets[3]);
           const HostTensor x = random.tensor(activation, {offsets[3] + 2, shape.k});
           check_grouped(x, experts, offsets, activation);
         }
@@ -339,7 +368,7 @@ TEST_CASE("cuda grouped_linear: more rows, odd shapes", "[linear]") {
 TEST_CASE("cuda grouped_linear: tables follow their weights, graphs follow the offsets",
           "[linear]") {
   Random random(12);
-  const Experts experts(random, DType::kI8, 4, 24, 64, 32);
+  const Experts experts(random, {DType::kI8, true}, 4, 24, 64, 32);
   const HostTensor x = random.tensor(DType::kBF16, {10, 64});
   const OnDevice device_x(x), out(HostTensor(DType::kBF16, {10, 24}));
   OnDevice offsets(HostTensor::ints({3}, {0, 2, 10}));
@@ -373,17 +402,21 @@ TEST_CASE("cuda grouped_linear: tables follow their weights, graphs follow the o
   graph->launch();
   check(moved, 2, 3);
   // And experts that do not belong together.
+  pair[1].min = {};
+  CHECK_THROWS_AS(multiply(), Bug);
+  pair[1] = experts.weights[3];
   pair[1].data = pair[1].data.slice(0, 0, 20);
   CHECK_THROWS_AS(multiply(), Bug);
 }
 
 TEST_CASE("cuda dequantize: exact to F32, rounded once to BF16", "[linear]") {
   Random random(13);
-  for (const DType type : kWeightTypes) {
+  for (const WeightFormat format : weight_formats()) {
+    const DType type = format.type;
     for (const int32_t col_offset : {0, type == DType::kI4x2 ? 4 : 3}) {
-      INFO(dtype_name(type) << " col_offset " << col_offset);
+      INFO(to_string(format) << " col_offset " << col_offset);
       const int64_t k = type == DType::kI4x2 ? 142 : 141;
-      const HostWeight w = random_weight(random, type, 20, k, 32, 7, col_offset);
+      const HostWeight w = random_weight(random, type, 20, k, 32, 7, col_offset, format.min);
       const WeightOnDevice device_w(w);
       for_each_schedule([&] {
         const OnDevice exact(HostTensor::strided(DType::kF32, 20, k, 3)),
