@@ -76,6 +76,9 @@ class FakeModel : public StepRunner {
     return chosen;
   }
 
+  // What the last step's slices were given in place of its own choices.
+  void sampled(std::vector<int32_t> tokens) { samples_ = std::move(tokens); }
+
   // Logits whose largest is the chosen token's.
   std::span<const float> run(const StepPlan& plan) override {
     const std::vector<int32_t> chosen = choose(plan);

@@ -69,6 +69,22 @@ TEST_CASE("a step's numbers under DP attention: own sequences only, everybody's 
   CHECK(ints(batch.all.block_tables) == std::vector<int32_t>{1, 0, 0});
 }
 
+TEST_CASE("a step's numbers: which tokens are samples of the step before, of this rank's sequences") {
+  StepPlan plan;
+  plan.slices = {slice_of(0, 5, {0}, {7, 2}, true), slice_of(0, 2, {60, 61}, {9}, false),
+                 slice_of(1, 5, {0}, {7, 2}, true)};
+  plan.slices[0].from_sample = 3;
+  std::vector<int32_t> memory;
+  const StepBatch all(plan, {0, 1, false}, 4);
+  const ModelBatch batch = place(all, memory);
+  const Tensor on_device(memory.data(), DType::kI32, {static_cast<int64_t>(memory.size())});
+  CHECK(all.has_sources());
+  CHECK(ints(all.sources(on_device)) == std::vector<int32_t>{3, -1, -1, -1});
+  CHECK(batch.token_ids.num_elements() == 4);
+  CHECK(StepBatch(plan, {0, 2, true}, 4).has_sources());
+  CHECK_FALSE(StepBatch(plan, {1, 2, true}, 4).has_sources());
+}
+
 TEST_CASE("decode buckets grow so that padding stays small, and end at what is asked for") {
   CHECK(decode_buckets(1) == std::vector<int64_t>{1});
   CHECK(decode_buckets(5) == std::vector<int64_t>{1, 2, 4, 5});

@@ -1,5 +1,6 @@
 // Random workloads against the invariants: every request ends exactly once, its tokens are those of a
-// run alone, slices are contiguous and never cross the prompt's end, nothing leaks.
+// run alone, slices are contiguous and never cross the prompt's end, nothing leaks. Each with plans made
+// one at a time, and again with plans that run ahead of what is applied, now and then or always.
 #include <catch2/catch.hpp>
 #include <algorithm>
 #include <map>
@@ -15,6 +16,7 @@ constexpr int32_t kVocab = 50;
 
 struct Workload {
   uint64_t seed = 0;
+  int ahead = 0;  // of ten plans, how many are made before the one before is applied
   int requests = 0;
   SchedulerConfig config;
 };
@@ -30,13 +32,13 @@ class Run {
   void run() {
     int added = 0;
     int64_t steps = 0;
-    while (added < workload_.requests || scheduler_.has_work()) {
+    while (added < workload_.requests || scheduler_.has_work() || open_) {
       REQUIRE(++steps < 200000);
       while (added < workload_.requests && (pick(0, 2) == 0 || !scheduler_.has_work())) {
         add(static_cast<RequestId>(++added));
       }
       if (pick(0, 9) == 0) cancel_one();
-      if (scheduler_.has_work()) step();
+      step();
     }
     REQUIRE(live_.empty());
     REQUIRE(ended_ == workload_.requests);
@@ -48,9 +50,13 @@ class Run {
     prefix_hits = stats.prefix_hits;
   }
 
-  int64_t preemptions = 0, prefix_hits = 0;
+  int64_t preemptions = 0, prefix_hits = 0, dead_samples = 0, plans_ahead = 0;
 
  private:
+  struct Open {  // a plan that has run and is not applied
+    StepPlan plan;
+    std::vector<int32_t> tokens;
+  };
   struct Live {
     Request request;
     std::vector<int32_t> out;
@@ -100,8 +106,26 @@ class Run {
   }
 
   void step() {
+    if (open_ && pick(1, 10) > workload_.ahead) apply();
+    const bool is_ahead = open_.has_value();
     const int64_t preempted_before = scheduler_.stats().preemptions;
-    const StepPlan plan = *scheduler_.plan();
+    std::optional<StepPlan> plan = scheduler_.plan();
+    Open next;
+    if (plan) {
+      plans_ahead += is_ahead;
+      check(*plan, preempted_before);
+      next = {*plan, model_.choose(*plan)};
+    } else {
+      REQUIRE((is_ahead || !scheduler_.has_work()));
+    }
+    if (open_) apply();
+    if (plan) open_ = std::move(next);
+    const SchedulerStats stats = scheduler_.stats();
+    REQUIRE(stats.running + stats.waiting == static_cast<int64_t>(live_.size()));
+    REQUIRE(stats.pages_used <= stats.pages_total);
+  }
+
+  void check(const StepPlan& plan, int64_t preempted_before) {
     if (scheduler_.stats().preemptions != preempted_before) {
       for (auto& [id, live] : live_) live.computed = -1;
     }
@@ -115,13 +139,33 @@ class Run {
       REQUIRE((s.absorbed || end <= prompt_len));
       std::vector<int32_t> all(live.request.tokens.begin(), live.request.tokens.begin() + prompt_len);
       all.insert(all.end(), live.out.begin(), live.out.end());
+      if (s.from_sample >= 0) {
+        REQUIRE(open_);
+        const auto& slices = open_->plan.slices;
+        std::vector<RequestId> sampled;
+        for (const SequenceSlice& before : slices) {
+          if (before.sample) sampled.push_back(before.request);
+        }
+        REQUIRE(sampled.at(static_cast<size_t>(s.from_sample)) == s.request);
+        REQUIRE(s.first_position == static_cast<int32_t>(all.size()));
+        REQUIRE(s.tokens.size() == 1);
+        REQUIRE(s.sample);
+        continue;
+      }
       REQUIRE(end <= static_cast<int32_t>(all.size()));
       REQUIRE(std::equal(s.tokens.begin(), s.tokens.end(), all.begin() + s.first_position));
       REQUIRE(s.sample == (end == static_cast<int32_t>(all.size())));
     }
+  }
+
+  void apply() {
+    const Open open = std::move(*open_);
+    open_.reset();
     std::vector<Scheduler::Sampled> sampled;
-    for (int32_t token : model_.choose(plan)) sampled.push_back({token, std::nullopt});
-    for (const TokenEvent& e : scheduler_.apply(plan, sampled)) {
+    for (int32_t token : open.tokens) sampled.push_back({token, std::nullopt});
+    const std::vector<TokenEvent> events = scheduler_.apply(open.plan, sampled);
+    dead_samples += static_cast<int64_t>(sampled.size() - events.size());
+    for (const TokenEvent& e : events) {
       Live& live = live_.at(e.id);
       live.out.push_back(*e.token);
       if (e.finish_reason == FinishReason::kNone) continue;
@@ -130,9 +174,6 @@ class Run {
       live_.erase(e.id);
       ++ended_;
     }
-    const SchedulerStats stats = scheduler_.stats();
-    REQUIRE(stats.running + stats.waiting == static_cast<int64_t>(live_.size()));
-    REQUIRE(stats.pages_used <= stats.pages_total);
   }
 
   const Workload& workload_;
@@ -141,12 +182,13 @@ class Run {
   FakeModel model_;
   std::vector<std::vector<int32_t>> beginnings_;
   std::map<RequestId, Live> live_;
+  std::optional<Open> open_;
   int ended_ = 0;
 };
 
 TEST_CASE("random workloads end as a run alone, with nothing leaked") {
-  int64_t preemptions = 0, prefix_hits = 0;
-  for (uint64_t seed = 1; seed <= 60; ++seed) {
+  int64_t preemptions = 0, prefix_hits = 0, dead_samples = 0, plans_ahead = 0;
+  for (uint64_t seed = 1; seed <= 120; ++seed) {
     std::mt19937_64 random(seed * 77);
     const auto pick = [&](int32_t low, int32_t high) {
       return std::uniform_int_distribution<int32_t>(low, high)(random);
@@ -154,6 +196,7 @@ TEST_CASE("random workloads end as a run alone, with nothing leaked") {
     Workload w;
     w.seed = seed;
     w.requests = 100;
+    w.ahead = std::vector{0, 10, 5}[seed % 3];
     w.config.max_num_seqs = pick(1, 12);
     w.config.max_num_batched_tokens = pick(1, 64);
     w.config.max_model_len = pick(8, 120);
@@ -167,10 +210,15 @@ TEST_CASE("random workloads end as a run alone, with nothing leaked") {
     run.run();
     preemptions += run.preemptions;
     prefix_hits += run.prefix_hits;
+    dead_samples += run.dead_samples;
+    plans_ahead += run.plans_ahead;
+    REQUIRE((w.ahead > 0 || run.plans_ahead == 0));
   }
   // The workloads must reach what they are for.
   REQUIRE(preemptions > 100);
   REQUIRE(prefix_hits > 1000);
+  REQUIRE(plans_ahead > 1000);
+  REQUIRE(dead_samples > 100);
 }
 
 TEST_CASE("thousands of requests over a pool that holds a few") {
@@ -183,9 +231,12 @@ TEST_CASE("thousands of requests over a pool that holds a few") {
   w.config.page_size = 4;
   w.config.num_pages = 24;
   w.config.eos_token_ids = {3};
-  Run run(w);
-  run.run();
-  REQUIRE(run.preemptions > 10);
+  for (int ahead : {0, 10}) {
+    w.ahead = ahead;
+    Run run(w);
+    run.run();
+    REQUIRE(run.preemptions > 10);
+  }
 }
 
 }  // namespace
