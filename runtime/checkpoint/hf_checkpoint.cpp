@@ -214,6 +214,8 @@ std::unique_ptr<StoredWeight> HfCheckpoint::matrix(const std::string& name, int6
   }
   TensorRef scales = *scale;
   scales.require_type(DType::kF32);
+  scales.require_shape({num_groups(n, quantization_.block_rows),
+                        num_groups(k, quantization_.block_cols)});
   return make_fp8_weight(std::move(tensor), std::move(scales), n, k, quantization_.block_rows,
                          quantization_.block_cols);
 }

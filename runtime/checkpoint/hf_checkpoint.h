@@ -34,6 +34,8 @@ class HfCheckpoint : public Checkpoint {
  private:
   void open_files(const std::string& given);
   void list_weights();
+  // The tensor that holds the codes of a quantised matrix.
+  std::optional<TensorRef> codes_of(const std::string& module) const;
   // The weight that the tensor called `name` is packed into or belongs to; itself when none.
   std::string weight_of(const std::string& name) const;
   std::optional<TensorRef> find(const std::string& name) const;

@@ -87,8 +87,14 @@ std::unique_ptr<StoredWeight> make_fp8_weight(TensorRef codes, TensorRef scales,
                                               int64_t k, int32_t block_rows, int32_t block_cols) {
   codes.require_shape({n, k});
   codes.require_type(DType::kF8E4M3);
-  scales.require_shape({(n + block_rows - 1) / block_rows, (k + block_cols - 1) / block_cols});
-  scales.require_type(DType::kF32);
+  if (!is_float(scales.dtype())) {
+    throw_invalid("{} has the type {}, should be float32", scales.where(),
+                  dtype_name(scales.dtype()));
+  }
+  const bool one_block = block_rows >= n && block_cols >= k;
+  if (!one_block || scales.info->num_elements() != 1) {
+    scales.require_shape({(n + block_rows - 1) / block_rows, (k + block_cols - 1) / block_cols});
+  }
   return std::make_unique<Fp8Weight>(std::move(codes), std::move(scales), n, k, block_rows,
                                      block_cols);
 }

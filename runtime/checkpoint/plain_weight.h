@@ -12,7 +12,8 @@ namespace shoal {
 // [n, k] of F32, F16 or BF16. Throws InvalidInput for another shape or type.
 std::unique_ptr<StoredWeight> make_plain_weight(TensorRef tensor, int64_t n, int64_t k);
 
-// [n, k] of F8E4M3, with F32 scales [blocks of n, blocks of k].
+// [n, k] of F8E4M3, with scales [blocks of n, blocks of k] of F32, F16 or BF16. One scale for the
+// whole matrix may have any shape.
 std::unique_ptr<StoredWeight> make_fp8_weight(TensorRef codes, TensorRef scales, int64_t n,
                                               int64_t k, int32_t block_rows, int32_t block_cols);
 
