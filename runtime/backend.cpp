@@ -121,6 +121,10 @@ std::string RankRuntime::description() const {
                      num_threads_ == 1 ? "" : "s", cpu_target_name(), rank(), size());
 }
 
+MachineInfo machine_info() {
+  return {usable_cores(), make_cpu_device()->memory_info().first};
+}
+
 int gpu_count() {
 #ifdef SHOAL_WITH_CUDA
   return cuda_device_count();

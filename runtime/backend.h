@@ -63,6 +63,13 @@ class RankRuntime {
   std::unique_ptr<DeviceSampler> sampler_;
 };
 
+// Of the machine that this process runs on.
+struct MachineInfo {
+  int cores = 1;              // that this process may use
+  uint64_t memory_bytes = 0;  // that are free
+};
+MachineInfo machine_info();
+
 // GPUs that this build can use here; 0 without CUDA.
 int gpu_count();
 

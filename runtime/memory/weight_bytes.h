@@ -1,0 +1,87 @@
+// WeightBytes: what the weights of a rank take, from shapes and forms alone. The tensors of a model fall
+// into some dozen classes of the same shape, cut and form (the 47,000 of V3 into 25), so that a plan of
+// any layout costs microseconds and hundreds of them can be compared.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/checkpoint/stored_weight.h"
+#include "runtime/checkpoint/tensor_plan.h"
+#include "runtime/model/model.h"
+
+namespace shoal {
+
+// What a precision makes of the matrices of a model whose files are not looked at. Embedding, head, router
+// and norms keep their type in every precision.
+//   stored  as the model is published: FP8 blocks for V3 and R1, bfloat16 for the others
+//   fp8     e4m3 in blocks of 128 x 128
+//   int8    one scale a row
+//   int4    one scale for each 128 columns of a row
+enum class WeightPrecision { kStored, kFp8, kInt8, kInt4 };
+// Throws InvalidInput: --quantization VALUE. "" and "none": kStored.
+WeightPrecision parse_weight_precision(const std::string& value);
+std::string weight_precision_name(WeightPrecision precision);
+
+using FormOf = std::function<WeightForm(const PlannedTensor&)>;
+// dtype (F32 | BF16): of what is not quantised.
+FormOf forms_of_precision(const ModelConfig& config, WeightPrecision precision, DType dtype);
+
+// What loading makes of the checkpoint's own tensors, from their headers. The function throws InvalidInput
+// for a tensor that is missing or has another shape.
+FormOf forms_of_checkpoint(std::shared_ptr<const Checkpoint> checkpoint, DType dtype);
+
+class ModelWeights {
+ public:
+  ModelWeights(const ModelConfig& config, const FormOf& form_of, DType dtype, bool with_mtp);
+
+  struct Held {
+    std::array<uint64_t, kNumTensorKinds> by_kind{};
+    uint64_t absorbed = 0;    // kv_b_proj once more, arranged for decode
+    uint64_t rounding = 0;    // what alignment and chunks of small tensors cost
+    int64_t tensors = 0;
+    uint64_t of(TensorKind kind) const { return by_kind[static_cast<int>(kind)]; }
+    uint64_t total() const;   // all of the above
+  };
+  // REQUIRES: a layout that fits the model (check_layout).
+  Held held(const ParallelLayout& layout) const;
+
+  // Parameters of a kind in the whole model, and bytes that they take uncut.
+  struct Whole {
+    int64_t parameters = 0;
+    uint64_t bytes = 0;
+  };
+  const Whole& whole(TensorKind kind) const { return whole_[static_cast<int>(kind)]; }
+  int64_t parameters() const;         // of the main model
+  int64_t active_parameters() const;  // that one token meets
+  uint64_t total_bytes() const;       // of the main model, absorbed forms left out
+  // Bytes of kv_b_proj, which decode does not read, on this rank.
+  uint64_t kv_b_bytes(const ParallelLayout& layout) const;
+  const ModelConfig& config() const { return config_; }
+  DType dtype() const { return dtype_; }
+
+ private:
+  struct Class {
+    PlannedTensor tensor;  // one of them
+    WeightForm form;
+    bool kv_b = false;
+    int64_t count = 0;                // without experts
+    std::vector<int64_t> per_expert;  // [n_routed_experts] of tensors, for Cut::kExpert
+  };
+  int64_t held_count(const Class& c, const ParallelLayout& layout) const;
+
+  ModelConfig config_;
+  DType dtype_;
+  bool with_mtp_;
+  std::vector<Class> classes_;
+  std::array<Whole, kNumTensorKinds> whole_{};
+};
+
+// Throws InvalidInput for more ranks than attention heads (without DP attention) or routed experts.
+void check_layout(const ModelConfig& config, int ranks, bool dp_attention);
+
+}  // namespace shoal
