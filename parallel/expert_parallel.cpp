@@ -1,8 +1,6 @@
 #include "parallel/expert_parallel.h"
 
-#include <cstring>
 #include <numeric>
-#include <vector>
 
 namespace shoal {
 namespace {
@@ -43,82 +41,67 @@ SendPlan plan_sends(const ShardTable& expert_ranges, const std::vector<int32_t>&
   return plan;
 }
 
+// Ids and weights travel as one row; the verbs that move rows move floats, and keep every bit.
+Tensor as_floats(const Tensor& x) { return Tensor(x.data, DType::kF32, {x.dim(0), x.dim(1)}); }
+
 }  // namespace
 
-Tensor dispatch_and_combine(ExecContext& ctx, const ShardTable& expert_ranges, const Tensor& x,
-                            const Tensor& expert_ids, const Tensor& weights,
-                            const LocalExperts& local_experts) {
-  const int64_t tokens = x.dim(0);
-  const int64_t hidden = x.dim(1);
-  const int64_t top_k = expert_ids.dim(1);
-  const int64_t ranks = ctx.comm.size();
-  SHOAL_CHECK(static_cast<int64_t>(expert_ranges.size()) == ranks, "{} expert ranges, {} ranks",
-              expert_ranges.size(), ranks);
+TokenExchange::TokenExchange(ExecContext& ctx, const ShardTable& expert_ranges, const Tensor& x,
+                             const Tensor& expert_ids, const Tensor& weights)
+    : expert_ranges_(expert_ranges), x_(x), expert_ids_(expert_ids) {
+  const int64_t tokens = x.dim(0), top_k = expert_ids.dim(1);
+  SHOAL_CHECK(static_cast<int64_t>(expert_ranges.size()) == ctx.comm.size(),
+              "{} expert ranges, {} ranks", expert_ranges.size(), ctx.comm.size());
   SHOAL_CHECK(expert_ids.contiguous() && weights.contiguous() && expert_ids.dim(0) == tokens &&
                   weights.dim(0) == tokens && weights.dim(1) == top_k,
               "x {}, ids {}, weights {}", x.shape_string(), expert_ids.shape_string(),
               weights.shape_string());
-  const Tensor out = ctx.workspace.tensor(x.dtype, {tokens, hidden});
-  Workspace::Scope scope(ctx.workspace);
-  Device& device = ctx.workspace.device();
+  choices_ = ctx.workspace.tensor(DType::kF32, {tokens, 2 * top_k});
+  ctx.ops.copy(as_floats(expert_ids), choices_.slice(1, 0, top_k));
+  ctx.ops.copy(weights, choices_.slice(1, top_k, 2 * top_k));
+}
 
+void TokenExchange::dispatch(ExecContext& ctx) {
+  Workspace& ws = ctx.workspace;
+  const int64_t tokens = x_.dim(0), hidden = x_.dim(1), top_k = expert_ids_.dim(1);
   std::vector<int32_t> ids(tokens * top_k);
-  std::vector<int32_t> weight_bits(tokens * top_k);
-  if (tokens > 0) {
-    device.copy_to_host(ids.data(), expert_ids.data, expert_ids.num_bytes());
-    device.copy_to_host(weight_bits.data(), weights.data, weights.num_bytes());
-  }
-  const SendPlan plan = plan_sends(expert_ranges, ids, tokens, top_k);
+  ws.device().copy_to_host(ids.data(), expert_ids_.data, expert_ids_.num_bytes());
+  SendPlan plan = plan_sends(expert_ranges_, ids, tokens, top_k);
   const int64_t sent = static_cast<int64_t>(plan.token.size());
-  std::vector<int64_t> recv_rows(ranks);
-  ctx.comm.all_to_all_counts(plan.rows_per_rank, recv_rows);
-  const int64_t received = std::accumulate(recv_rows.begin(), recv_rows.end(), int64_t{0});
+  sent_rows_ = std::move(plan.rows_per_rank);
+  slot_ = std::move(plan.slot);
+  recv_rows_.resize(sent_rows_.size());
+  ctx.comm.all_to_all_counts(sent_rows_, recv_rows_);
+  const int64_t received = std::accumulate(recv_rows_.begin(), recv_rows_.end(), int64_t{0});
 
-  // Dispatch the choices: ids and the bits of the weights in one small exchange, [rows, 2 top_k].
-  std::vector<int32_t> packed(sent * 2 * top_k);
-  for (int64_t i = 0; i < sent; ++i) {
-    const int64_t from = plan.token[i] * top_k;
-    std::memcpy(&packed[i * 2 * top_k], &ids[from], top_k * 4);
-    std::memcpy(&packed[i * 2 * top_k + top_k], &weight_bits[from], top_k * 4);
-  }
-  const Tensor send_choices =
-      ctx.workspace.from_host(DType::kI32, packed.data(), {sent, 2 * top_k});
-  const Tensor recv_choices = ctx.workspace.tensor(DType::kI32, {received, 2 * top_k});
-  ctx.comm.all_to_all_rows(send_choices, plan.rows_per_rank, recv_choices, recv_rows);
+  const Tensor rows = ws.from_host(DType::kI32, plan.token.data(), {sent});
+  const Tensor send_choices = ws.tensor(DType::kF32, {sent, 2 * top_k});
+  const Tensor send_x = ws.tensor(x_.dtype, {sent, hidden});
+  ctx.ops.gather_rows(choices_, rows, send_choices);
+  ctx.ops.gather_rows(x_, rows, send_x);
+  const Tensor recv_choices = ws.tensor(DType::kF32, {received, 2 * top_k});
+  recv_x_ = ws.tensor(x_.dtype, {received, hidden});
+  ctx.comm.all_to_all_rows(send_choices, sent_rows_, recv_choices, recv_rows_);
+  ctx.comm.all_to_all_rows(send_x, sent_rows_, recv_x_, recv_rows_);
 
-  // Dispatch the tokens.
-  const Tensor send_x = ctx.workspace.tensor(x.dtype, {sent, hidden});
-  if (sent > 0) {
-    ctx.ops.gather_rows(x, ctx.workspace.from_host(DType::kI32, plan.token.data(), {sent}), send_x);
-  }
-  const Tensor recv_x = ctx.workspace.tensor(x.dtype, {received, hidden});
-  ctx.comm.all_to_all_rows(send_x, plan.rows_per_rank, recv_x, recv_rows);
+  recv_ids_ = ws.tensor(DType::kI32, {received, top_k});
+  recv_weights_ = ws.tensor(DType::kF32, {received, top_k});
+  ctx.ops.copy(recv_choices.slice(1, 0, top_k), as_floats(recv_ids_));
+  ctx.ops.copy(recv_choices.slice(1, top_k, 2 * top_k), recv_weights_);
+  partial_ = ws.tensor(x_.dtype, {received, hidden});
+}
 
-  // This rank's experts, for everybody's tokens.
-  Tensor partial = recv_x;  // [received, hidden]
-  if (received > 0) {
-    packed.resize(received * 2 * top_k);
-    device.copy_to_host(packed.data(), recv_choices.data, recv_choices.num_bytes());
-    ids.resize(received * top_k);
-    weight_bits.resize(received * top_k);
-    for (int64_t i = 0; i < received; ++i) {
-      std::memcpy(&ids[i * top_k], &packed[i * 2 * top_k], top_k * 4);
-      std::memcpy(&weight_bits[i * top_k], &packed[i * 2 * top_k + top_k], top_k * 4);
-    }
-    partial =
-        local_experts(recv_x, ctx.workspace.from_host(DType::kI32, ids.data(), {received, top_k}),
-                      ctx.workspace.from_host(DType::kF32, weight_bits.data(), {received, top_k}));
-  }
-
-  // Combine: one partial row comes back for every row that was sent, and they add in rank order.
-  const Tensor returned = ctx.workspace.tensor(x.dtype, {sent, hidden});
-  ctx.comm.all_to_all_rows(partial, recv_rows, returned, plan.rows_per_rank);
-  if (tokens > 0) {
-    const std::vector<float> ones(tokens * ranks, 1.0f);
-    ctx.ops.combine(returned,
-                    ctx.workspace.from_host(DType::kI32, plan.slot.data(), {tokens, ranks}),
-                    ctx.workspace.from_host(DType::kF32, ones.data(), {tokens, ranks}), out);
-  }
+Tensor TokenExchange::combine(ExecContext& ctx) {
+  // One partial row comes back for every row that was sent, and they add in rank order.
+  Workspace& ws = ctx.workspace;
+  const int64_t tokens = x_.dim(0), hidden = x_.dim(1), ranks = ctx.comm.size();
+  const int64_t sent = std::accumulate(sent_rows_.begin(), sent_rows_.end(), int64_t{0});
+  const Tensor returned = ws.tensor(x_.dtype, {sent, hidden});
+  ctx.comm.all_to_all_rows(partial_, recv_rows_, returned, sent_rows_);
+  const Tensor out = ws.tensor(x_.dtype, {tokens, hidden});
+  const std::vector<float> ones(tokens * ranks, 1.0f);
+  ctx.ops.combine(returned, ws.from_host(DType::kI32, slot_.data(), {tokens, ranks}),
+                  ws.from_host(DType::kF32, ones.data(), {tokens, ranks}), out);
   return out;
 }
 

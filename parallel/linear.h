@@ -21,6 +21,8 @@ class Linear {
   Tensor forward(ExecContext& ctx, const Tensor& x) const { return forward(ctx, x, ctx.activation_dtype); }
   // The same, of another type (routers: F32).
   Tensor forward(ExecContext& ctx, const Tensor& x, DType out_dtype) const;
+  // The same, to where the caller wants it.
+  void forward_to(ExecContext& ctx, const Tensor& x, const Tensor& out) const;
   const Weight& weight() const { return weight_; }
 
  protected:

@@ -26,4 +26,10 @@ HostBuffer Device::allocate_host(size_t bytes) {
 
 std::unique_ptr<DeviceEvent> Device::record() { return std::make_unique<PastEvent>(); }
 
+std::unique_ptr<DeviceEvent> Device::beside(const DeviceEvent& after,
+                                            const std::function<void()>& work) {
+  work();
+  return record();
+}
+
 }  // namespace shoal

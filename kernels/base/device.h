@@ -60,7 +60,7 @@ class Device {
   virtual Buffer allocate(size_t bytes) = 0;
   // Host <-> device; the host memory may be reused when the call returns. copy_to_device does not
   // wait for the device, unless so many bytes are still on their way that its staging memory is
-  // full (kernels/cuda: 16 MiB); copy_to_host waits for everything that was issued.
+  // full (kernels/cuda: 16 MiB); copy_to_host waits for everything that was issued (see beside).
   virtual void copy_to_device(void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(void* host, const void* device, size_t bytes) = 0;
   // Puts the copy into `to`, from byte `offset` on, in order with all else and does not wait: the
@@ -70,6 +70,15 @@ class Device {
   virtual HostBuffer allocate_host(size_t bytes);
   // The point that the device's order has reached. Not while a graph is recorded.
   virtual std::unique_ptr<DeviceEvent> record();
+  // A second queue beside the device's own order, for what waits for other ranks. What `work` issues
+  // goes there: it runs after `after` and after what went there before, while the device goes on with
+  // what is issued outside. Inside, copy_to_host waits for that queue alone. Returns the queue's end;
+  // memory that `work` uses may be used again behind order_after(that) only. Verbs inside may take no
+  // scratch memory of their back end: gather_rows, copy, add and combine.
+  virtual std::unique_ptr<DeviceEvent> beside(const DeviceEvent& after,
+                                              const std::function<void()>& work);
+  // What is issued from here on runs after `event`, for which the host does not wait.
+  virtual void order_after(const DeviceEvent& event) {}
   virtual void copy_on_device(void* to, const void* from, size_t bytes) = 0;
   // Brings `bytes` that `fill` makes, without a copy more than the device needs: fill writes the
   // bytes [offset, offset + count) to the memory it is given, which the device reads (or is the

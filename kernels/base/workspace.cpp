@@ -45,6 +45,11 @@ Tensor Workspace::from_host(DType dtype, const void* host, std::initializer_list
   return view;
 }
 
+Workspace& Workspace::aside() {
+  if (!aside_) aside_ = std::make_unique<Workspace>(device_, chunk_bytes_, use_);
+  return *aside_;
+}
+
 void Workspace::reset() {
   chunk_ = 0;
   used_ = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <memory>
 #include <vector>
 
 #include "kernels/base/device.h"
@@ -27,6 +28,10 @@ class Workspace {
   size_t high_water_bytes() const { return high_water_; }
   Device& device() const { return device_; }
 
+  // A workspace of its own memory, made when first asked for: for what has to outlive the scopes of
+  // this one. Its user resets it.
+  Workspace& aside();
+
   // Gives back everything that was taken since its construction.
   class Scope {
    public:
@@ -48,6 +53,7 @@ class Workspace {
   size_t chunk_bytes_;
   MemoryUse use_;
   std::vector<Buffer> chunks_;
+  std::unique_ptr<Workspace> aside_;
   size_t chunk_ = 0;  // index of the chunk in use
   size_t used_ = 0;   // bytes used of it
   size_t high_water_ = 0;

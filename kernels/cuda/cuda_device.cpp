@@ -49,6 +49,7 @@ class CudaEvent final : public DeviceEvent {
     device_.notify_waited();
     return true;
   }
+  cudaEvent_t event() const { return event_; }
 
  private:
   CudaDevice& device_;
@@ -154,24 +155,32 @@ CudaDevice::CudaDevice(int index) : index_(index) {
         "-DCMAKE_CUDA_ARCHITECTURES={}, or use --device cpu",
         index, properties.name, arch_, cudaGetErrorString(error), arch_);
   }
-  SHOAL_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  SHOAL_CUDA_CHECK(cudaStreamCreateWithFlags(&main_stream_, cudaStreamNonBlocking));
+  stream_ = main_stream_;
   for (Staging& slot : staging_) {
     void* data = nullptr;
     SHOAL_CUDA_CHECK(cudaHostAlloc(&data, kStagingBytes, cudaHostAllocDefault));
     slot.data = static_cast<std::byte*>(data);
     SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming));
+    SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&slot.copied_beside, cudaEventDisableTiming));
   }
 }
 
 CudaDevice::~CudaDevice() {
   // Errors are past mending here, and a lost device reports one for every call.
-  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (cudaStream_t stream : {main_stream_, side_stream_}) {
+    if (stream != nullptr) cudaStreamSynchronize(stream);
+  }
   for (Staging& slot : staging_) {
-    if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
+    for (cudaEvent_t event : {slot.copied, slot.copied_beside}) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
     if (slot.data != nullptr) cudaFreeHost(slot.data);
   }
   for (cudaEvent_t event : spare_events_) cudaEventDestroy(event);
-  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  for (cudaStream_t stream : {main_stream_, side_stream_}) {
+    if (stream != nullptr) cudaStreamDestroy(stream);
+  }
 }
 
 std::string CudaDevice::name() const { return name_; }
@@ -206,9 +215,13 @@ std::byte* CudaDevice::stage(size_t bytes) {
   const size_t padded = (bytes + 15) / 16 * 16;
   if (staging_[staging_slot_].used + padded > kStagingBytes) {
     // The slot's copies are all issued; the other one is free again when its own have run.
-    SHOAL_CUDA_CHECK(cudaEventRecord(staging_[staging_slot_].copied, stream_));
+    SHOAL_CUDA_CHECK(cudaEventRecord(staging_[staging_slot_].copied, main_stream_));
+    if (side_stream_ != nullptr) {
+      SHOAL_CUDA_CHECK(cudaEventRecord(staging_[staging_slot_].copied_beside, side_stream_));
+    }
     staging_slot_ = (staging_slot_ + 1) % kStagingSlots;
     SHOAL_CUDA_CHECK(cudaEventSynchronize(staging_[staging_slot_].copied));
+    SHOAL_CUDA_CHECK(cudaEventSynchronize(staging_[staging_slot_].copied_beside));
     notify_waited();
     staging_[staging_slot_].used = 0;
   }
@@ -247,7 +260,8 @@ void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
   SHOAL_CHECK(!capturing_, "values copied to the host while a graph is recorded");
   if (bytes == 0) return;
   SHOAL_CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_));
-  synchronize();
+  SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  notify_waited();
 }
 
 void CudaDevice::copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
@@ -282,12 +296,35 @@ std::unique_ptr<DeviceEvent> CudaDevice::record() {
   return std::make_unique<CudaEvent>(*this);
 }
 
+std::unique_ptr<DeviceEvent> CudaDevice::beside(const DeviceEvent& after,
+                                                const std::function<void()>& work) {
+  SHOAL_CHECK(!capturing_ && stream_ == main_stream_, "a queue beside a queue, or in a graph");
+  if (side_stream_ == nullptr) {
+    constexpr int kHighest = -5;  // what is beyond the device's range is clamped to it
+    SHOAL_CUDA_CHECK(cudaStreamCreateWithPriority(&side_stream_, cudaStreamNonBlocking, kHighest));
+  }
+  struct Back {
+    CudaDevice& device;
+    ~Back() { device.stream_ = device.main_stream_; }
+  } back{*this};
+  stream_ = side_stream_;
+  order_after(after);
+  work();
+  return record();
+}
+
+void CudaDevice::order_after(const DeviceEvent& event) {
+  SHOAL_CUDA_CHECK(
+      cudaStreamWaitEvent(stream_, static_cast<const CudaEvent&>(event).event(), 0));
+}
+
 void CudaDevice::zero(void* device, size_t bytes) {
   if (bytes > 0) SHOAL_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream_));
 }
 
 void CudaDevice::synchronize() {
-  SHOAL_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  SHOAL_CUDA_CHECK(cudaStreamSynchronize(main_stream_));
+  if (side_stream_ != nullptr) SHOAL_CUDA_CHECK(cudaStreamSynchronize(side_stream_));
   notify_waited();
 }
 

@@ -1,4 +1,4 @@
-// CudaDevice: one GPU of this process, one compute stream, and pinned staging memory through which
+// CudaDevice: one GPU of this process, one compute stream and one beside it, and pinned staging memory through which
 // host values go up without waiting.
 #pragma once
 
@@ -40,6 +40,11 @@ class CudaDevice final : public Device {
                           size_t bytes) override;
   HostBuffer allocate_host(size_t bytes) override;
   std::unique_ptr<DeviceEvent> record() override;
+  // The second queue is a stream of higher priority: NCCL's few blocks then get their
+  // multiprocessors while a product fills the others.
+  std::unique_ptr<DeviceEvent> beside(const DeviceEvent& after,
+                                      const std::function<void()>& work) override;
+  void order_after(const DeviceEvent& event) override;
   void copy_on_device(void* to, const void* from, size_t bytes) override;
   void upload(void* device, size_t bytes, size_t unit, const Fill& fill) override;
   void zero(void* device, size_t bytes) override;
@@ -48,6 +53,7 @@ class CudaDevice final : public Device {
   std::pair<size_t, size_t> memory_info() const override;
 
   int index() const { return index_; }
+  // What calls are issued to now: the second queue's inside beside().
   cudaStream_t stream() const { return stream_; }
   int num_sms() const { return num_sms_; }
   int arch() const { return arch_; }             // 10 * major + minor: 80, 86, 89, 90, 100
@@ -68,7 +74,7 @@ class CudaDevice final : public Device {
   static constexpr int kStagingSlots = 2;
   struct Staging {
     std::byte* data = nullptr;
-    cudaEvent_t copied = nullptr;
+    cudaEvent_t copied = nullptr, copied_beside = nullptr;  // on each of the streams
     size_t used = 0;
   };
   friend class CudaGraph;
@@ -79,7 +85,9 @@ class CudaDevice final : public Device {
   std::byte* stage(size_t bytes);
 
   int index_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t main_stream_ = nullptr;
+  cudaStream_t side_stream_ = nullptr;  // made when first used
+  cudaStream_t stream_ = nullptr;       // one of them
   int num_sms_ = 0;
   int arch_ = 0;
   size_t max_smem_ = 0;

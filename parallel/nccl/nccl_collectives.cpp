@@ -64,6 +64,26 @@ void recv_bytes(void* data, int64_t bytes, int peer, ncclComm_t comm, cudaStream
 
 }  // namespace
 
+class NcclCollectives::Order {
+ public:
+  explicit Order(NcclCollectives& comm) : comm_(comm) {
+    if (comm_.device_.capturing() || comm_.last_stream_ == nullptr) return;
+    if (comm_.last_stream_ == comm_.stream()) return;
+    SHOAL_CUDA_CHECK(cudaStreamWaitEvent(comm_.stream(), comm_.last_ended_.get(), 0));
+  }
+  ~Order() {
+    if (comm_.device_.capturing()) return;
+    // A failure here is the device's, and the next call reports it.
+    if (cudaEventRecord(comm_.last_ended_.get(), comm_.stream()) == cudaSuccess) {
+      comm_.last_stream_ = comm_.stream();
+    }
+  }
+  Order(const Order&) = delete;
+
+ private:
+  NcclCollectives& comm_;
+};
+
 NcclCollectives::NcclCollectives(CudaDevice& device, ProcessGroup& control, NcclOptions options)
     : exceptions_at_start_(std::uncaught_exceptions()),
       device_(device),
@@ -82,6 +102,9 @@ NcclCollectives::NcclCollectives(CudaDevice& device, ProcessGroup& control, Nccl
                      },
                  .last_resort = [&control](const std::string& why) { control.abort(why); }}),
       counts_(device.allocate((1 + size()) * size() * sizeof(int64_t))) {
+  cudaEvent_t event = nullptr;
+  SHOAL_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  last_ended_.reset(event);
   if (options.peer_memory) {
     // The watchdog knows more than the kernels' own clock and should come first.
     peer_ = PeerAllReduce::make(device, control, options.peer_buffer_bytes,
@@ -115,6 +138,7 @@ NcclCollectives::~NcclCollectives() {
 
 void NcclCollectives::run(const char* name, int64_t bytes,
                           const std::function<void(ncclComm_t)>& calls) {
+  const Order order(*this);
   Watchdog::Scope scope(watchdog_, name, bytes, position());
   try {
     comm_.issue(calls);
@@ -151,6 +175,7 @@ void NcclCollectives::all_reduce_sum(const Tensor& x) {
   if (way == Way::kNccl) {
     all_reduce_by_nccl(x);
   } else {
+    const Order order(*this);
     Watchdog::Scope scope(watchdog_, "all_reduce_sum", x.num_bytes(), position(),
                           Watchdog::Mark::kCollective);
     peer_->number_next(watchdog_.progress_word(), scope.number_in_graph());
@@ -166,6 +191,7 @@ bool NcclCollectives::all_reduce_add_rms_norm(const Tensor& x, const Tensor& res
     return false;
   }
   if (x.num_elements() == 0) return true;
+  const Order order(*this);
   Watchdog::Scope scope(watchdog_, "all_reduce_add_rms_norm", x.num_bytes(), position(),
                         Watchdog::Mark::kCollective);
   peer_->number_next(watchdog_.progress_word(), scope.number_in_graph());

@@ -77,6 +77,11 @@ class NcclCollectives final : public Collectives, private StreamObserver {
   PeerAllReduce* peer() { return peer_.get(); }
 
  private:
+  // Collectives run one after another in the order of their calls, also when the device's streams
+  // take turns (Device::beside): the ranks' order is one, and what waits for other ranks on one
+  // stream can never keep what those wait for from running. An Order is made before a collective is
+  // issued and ends after it.
+  class Order;
   // Puts one NCCL group on the stream, noted as the collective `name`.
   void run(const char* name, int64_t bytes, const std::function<void(ncclComm_t)>& calls);
   void all_reduce_by_nccl(const Tensor& x);
@@ -93,6 +98,9 @@ class NcclCollectives final : public Collectives, private StreamObserver {
   std::atomic<PeerAllReduce*> peer_to_abort_{nullptr};  // peer_, for the watchdog's thread
   Watchdog watchdog_;                                   // ends before what its thread uses
   Buffer counts_;  // [1 + N, N] I64: own counts, then everybody's
+  // Behind the last collective that was not recorded in a graph, and its stream.
+  std::unique_ptr<CUevent_st, decltype(&cudaEventDestroy)> last_ended_{nullptr, &cudaEventDestroy};
+  cudaStream_t last_stream_ = nullptr;
 };
 
 }  // namespace shoal

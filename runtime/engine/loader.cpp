@@ -100,7 +100,7 @@ std::unique_ptr<LoadedModel> load_model(
   const auto start = std::chrono::steady_clock::now();
   auto m = std::make_unique<LoadedModel>();
   m->config = read_model_config(options.model_dir);
-  m->layout = {rank.rank(), rank.size(), options.dp_attention};
+  m->layout = {rank.rank(), rank.size(), options.dp_attention, options.overlap_min_tokens};
   m->dtype = parse_dtype("--dtype", options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);

@@ -31,6 +31,7 @@ struct LoadOptions {
                                        // at most; on a GPU what gpu_memory_utilization leaves
   double gpu_memory_utilization = 0.9; // of the GPU's memory, for weights, KV cache and workspace
   bool enforce_eager = false;          // no CUDA graphs
+  int64_t overlap_min_tokens = kOverlapMinTokens;  // per rank: see ParallelLayout
   int64_t max_num_batched_tokens = 0;  // the largest step that a GPU is warmed up with; 0: it is not
 };
 

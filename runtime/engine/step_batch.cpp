@@ -66,6 +66,8 @@ StepBatch::StepBatch(const StepPlan& plan, const ParallelLayout& layout, int32_t
     ++num_sequences_;
   }
   batch_.num_tokens = static_cast<int64_t>(ids.size());
+  batch_.query_start = query_start;
+  batch_.context_len = context_len;
   token_ids_ = append(ids);
   sources_ = append(sources);
   positions_ = append(positions);

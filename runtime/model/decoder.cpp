@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "runtime/model/mtp.h"
+#include "runtime/model/overlap.h"
 #include "runtime/model/rope.h"
 
 namespace shoal {
@@ -55,10 +56,9 @@ Tensor embed_own_tokens(ExecContext& ctx, const ParallelLayout& layout,
   return all.slice(0, begin, begin + batch.num_tokens);
 }
 
-void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer,
-               const Tensor& next_norm, float eps, const ModelBatch& batch,
-               const KvCache::Layer& cache, const Tensor& residual, const Tensor& h) {
-  Workspace::Scope scope(ctx.workspace);
+void attend(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer, float eps,
+            const ModelBatch& batch, const KvCache::Layer& cache, const Tensor& residual,
+            const Tensor& h) {
   Tensor attn = layer.self_attn->forward(ctx, h, batch, cache);  // [T, hidden]
   const Tensor& norm = layer.post_attention_layernorm;
   if (layout.dp_attention) {
@@ -67,6 +67,13 @@ void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLaye
     ctx.comm.all_reduce_sum(attn);
     ctx.ops.add_rms_norm(attn, residual, norm, eps, h);
   }
+}
+
+void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer,
+               const Tensor& next_norm, float eps, const ModelBatch& batch,
+               const KvCache::Layer& cache, const Tensor& residual, const Tensor& h) {
+  Workspace::Scope scope(ctx.workspace);
+  attend(ctx, layout, layer, eps, batch, cache, residual, h);
   Tensor mlp = layer.mlp->forward(ctx, h, batch);  // [T, hidden]
   ctx.ops.add_rms_norm(mlp, residual, next_norm, eps, h);
 }
@@ -84,6 +91,10 @@ Tensor Decoder::forward(ExecContext& ctx, const ModelBatch& batch, const KvCache
   Tensor residual = embed_own_tokens(ctx, layout_, embed_tokens_, batch);  // [T, hidden]
   Tensor h = ctx.workspace.tensor(ctx.activation_dtype, {batch.num_tokens, config_.hidden_size});
   ctx.ops.rms_norm(residual, layers_.front().input_layernorm, eps, h);
+  if (can_overlap(layout_, batch)) {
+    run_layers_overlapped(ctx, layout_, layers_, norm_, eps, batch, cache, residual, h);
+    return h;
+  }
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Tensor& next_norm = i + 1 < layers_.size() ? layers_[i + 1].input_layernorm : norm_;
     ctx.comm.at_layer(static_cast<int32_t>(i));

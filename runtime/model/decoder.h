@@ -18,6 +18,11 @@ struct DecoderLayer {
   std::unique_ptr<FeedForward> mlp;
 };
 
+// The first half of a layer: attends, adds to `residual`, and leaves the norm for the feed-forward in `h`.
+void attend(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer, float eps,
+            const ModelBatch& batch, const KvCache::Layer& cache, const Tensor& residual,
+            const Tensor& h);
+
 // One layer: attends, feeds forward and leaves the sum in `residual` and its norm by next_norm (the
 // next layer's input_layernorm, or the final norm) in `h`, which held the normed input. [T, hidden] both.
 void run_layer(ExecContext& ctx, const ParallelLayout& layout, const DecoderLayer& layer,

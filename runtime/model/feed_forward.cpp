@@ -26,12 +26,66 @@ void Mlp::load(WeightSource& source, const std::string& name, int64_t hidden, in
   down_proj_.load(source, name + ".down_proj", hidden, intermediate, columns);
 }
 
-Tensor Mlp::partial(ExecContext& ctx, const Tensor& x) const {
+void Mlp::partial(ExecContext& ctx, const Tensor& x, const Tensor& out) const {
   Tensor gate = gate_proj_.forward(ctx, x);  // [T, columns]
   Tensor up = up_proj_.forward(ctx, x);
   ctx.ops.silu_mul(gate, up, gate);
-  return down_proj_.forward(ctx, gate);
+  down_proj_.forward_to(ctx, gate, out);
 }
+
+Tensor FeedForward::forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const {
+  const std::unique_ptr<FeedForwardPass> pass = begin(ctx, x, batch);
+  pass->dispatch(ctx);
+  pass->compute(ctx);
+  return pass->combine(ctx);
+}
+
+namespace {
+
+// All ranks hold all tokens, or get them: each computes its own share, and the shares are added.
+class SharedTokens {
+ public:
+  SharedTokens(const Tensor& x, bool scattered, const std::vector<int64_t>& rows)
+      : all_(x), scattered_(scattered), rows_(rows) {}
+  void gather(ExecContext& ctx) {
+    if (scattered_) all_ = gather_tokens(ctx, all_, rows_);
+  }
+  const Tensor& all() const { return all_; }
+  // The sum over ranks of all tokens' partial sums: of this rank's tokens when they are scattered.
+  Tensor reduce(ExecContext& ctx, const Tensor& sum) const {
+    if (scattered_) return reduce_scatter_tokens(ctx, sum, rows_);
+    ctx.comm.all_reduce_sum(sum);
+    return sum;
+  }
+  // Room for partial sums, as large as all().
+  Tensor sums(ExecContext& ctx) const {
+    return ctx.workspace.tensor(all_.dtype, {all_.dim(0), all_.dim(1)});
+  }
+
+ private:
+  Tensor all_;
+  const bool scattered_;
+  const std::vector<int64_t> rows_;
+};
+
+}  // namespace
+
+class DenseFeedForward::Pass : public FeedForwardPass {
+ public:
+  Pass(const DenseFeedForward& layer, const Tensor& x, const ModelBatch& batch)
+      : layer_(layer), tokens_(x, layer.scattered_, batch.tokens_per_rank) {}
+  void dispatch(ExecContext& ctx) override {
+    tokens_.gather(ctx);
+    sums_ = tokens_.sums(ctx);
+  }
+  void compute(ExecContext& ctx) override { layer_.mlp_.partial(ctx, tokens_.all(), sums_); }
+  Tensor combine(ExecContext& ctx) override { return tokens_.reduce(ctx, sums_); }
+
+ private:
+  const DenseFeedForward& layer_;
+  SharedTokens tokens_;
+  Tensor sums_;
+};
 
 DenseFeedForward::DenseFeedForward(const ModelConfig& c, const ParallelLayout& layout,
                                    const std::string& name, WeightSource& source)
@@ -41,14 +95,9 @@ DenseFeedForward::DenseFeedForward(const ModelConfig& c, const ParallelLayout& l
                          column_unit(c.intermediate_size))[layout.rank]);
 }
 
-Tensor DenseFeedForward::forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const {
-  if (scattered_) {
-    Tensor sums = mlp_.partial(ctx, gather_tokens(ctx, x, batch.tokens_per_rank));
-    return reduce_scatter_tokens(ctx, sums, batch.tokens_per_rank);
-  }
-  Tensor sum = mlp_.partial(ctx, x);
-  ctx.comm.all_reduce_sum(sum);
-  return sum;
+std::unique_ptr<FeedForwardPass> DenseFeedForward::begin(ExecContext& ctx, const Tensor& x,
+                                                         const ModelBatch& batch) const {
+  return std::make_unique<Pass>(*this, x, batch);
 }
 
 MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layout,
@@ -87,12 +136,11 @@ MoeFeedForward::Routing MoeFeedForward::route(ExecContext& ctx, const Tensor& x)
   return routing;
 }
 
-Tensor MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
-                                     const Tensor& weights) const {
+void MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
+                                   const Tensor& weights, const Tensor& out) const {
   Workspace& ws = ctx.workspace;
   const int64_t T = x.dim(0), top_k = expert_ids.dim(1), hidden = x.dim(1);
   const auto inner = gate_proj_.front().n();
-  Tensor out = ws.tensor(x.dtype, {T, hidden});
   Tensor source_row = ws.tensor(DType::kI32, {T * top_k});
   Tensor slot = ws.tensor(DType::kI32, {T, top_k});
   Tensor offsets = ws.tensor(DType::kI32, {experts_.size() + 1});
@@ -106,46 +154,87 @@ Tensor MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Te
   ctx.ops.silu_mul(gate, up, gate);
   ctx.ops.grouped_linear(gate, down_proj_, offsets, sorted);
   ctx.ops.combine(sorted, slot, weights, out);
-  return out;
 }
 
-Tensor MoeFeedForward::forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const {
-  // Routed and shared experts are summed over ranks apart, each in rank order, and then added: so
-  // both exchanges give the same bits and a step may choose either.
-  if (batch.exchange == ExpertExchange::kReplicated) {
-    const Tensor all = scattered_ ? gather_tokens(ctx, x, batch.tokens_per_rank) : x;
-    const Routing routing = route(ctx, all);
-    Tensor sum = reduce(ctx, local_experts(ctx, all, routing.expert_ids, routing.weights), batch);
-    if (shared_experts_) ctx.ops.add(reduce(ctx, shared_experts_->partial(ctx, all), batch), sum);
+// Routed and shared experts are summed over ranks apart, each in rank order, and then added: so both
+// exchanges give the same bits and a step may choose either.
+class MoeFeedForward::ReplicatedPass : public FeedForwardPass {
+ public:
+  ReplicatedPass(const MoeFeedForward& layer, const Tensor& x, const ModelBatch& batch)
+      : layer_(layer), tokens_(x, layer.scattered_, batch.tokens_per_rank) {}
+  void dispatch(ExecContext& ctx) override {
+    tokens_.gather(ctx);
+    routed_ = tokens_.sums(ctx);
+    if (layer_.shared_experts_) shared_ = tokens_.sums(ctx);
+  }
+  void compute(ExecContext& ctx) override {
+    const Routing routing = layer_.route(ctx, tokens_.all());
+    layer_.local_experts(ctx, tokens_.all(), routing.expert_ids, routing.weights, routed_);
+    if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, tokens_.all(), shared_);
+  }
+  Tensor combine(ExecContext& ctx) override {
+    Tensor sum = tokens_.reduce(ctx, routed_);
+    if (layer_.shared_experts_) ctx.ops.add(tokens_.reduce(ctx, shared_), sum);
     return sum;
   }
 
-  // All-to-all: each rank routes its own tokens; tokens that all ranks hold are dealt out first.
-  std::vector<int64_t> rows = batch.tokens_per_rank;
-  Tensor own = x, all = x;
-  if (scattered_) {
-    if (shared_experts_) all = gather_tokens(ctx, x, rows);
-  } else {
-    const ShardTable table = split_evenly(x.dim(0), ctx.comm.size());
-    rows = sizes_of(table);
-    own = x.slice(0, table[ctx.comm.rank()].begin, table[ctx.comm.rank()].end);
-  }
-  const Routing routing = route(ctx, own);
-  Tensor sum = dispatch_and_combine(
-      ctx, expert_ranges_, own, routing.expert_ids, routing.weights,
-      [&](const Tensor& rows_here, const Tensor& expert_ids, const Tensor& weights) {
-        return local_experts(ctx, rows_here, expert_ids, weights);
-      });  // [own tokens, hidden]
-  if (shared_experts_) {
-    ctx.ops.add(reduce_scatter_tokens(ctx, shared_experts_->partial(ctx, all), rows), sum);
-  }
-  return scattered_ ? sum : gather_tokens(ctx, sum, rows);
-}
+ private:
+  const MoeFeedForward& layer_;
+  SharedTokens tokens_;
+  Tensor routed_, shared_;
+};
 
-Tensor MoeFeedForward::reduce(ExecContext& ctx, const Tensor& sum, const ModelBatch& batch) const {
-  if (scattered_) return reduce_scatter_tokens(ctx, sum, batch.tokens_per_rank);
-  ctx.comm.all_reduce_sum(sum);
-  return sum;
+// Each rank routes its own tokens; tokens that all ranks hold are dealt out first.
+class MoeFeedForward::AllToAllPass : public FeedForwardPass {
+ public:
+  AllToAllPass(const MoeFeedForward& layer, ExecContext& ctx, const Tensor& x,
+               const ModelBatch& batch)
+      : layer_(layer),
+        all_(x),
+        rows_(layer.scattered_ ? batch.tokens_per_rank
+                               : sizes_of(split_evenly(x.dim(0), ctx.comm.size()))) {
+    Tensor own = x;
+    if (!layer.scattered_) {
+      const Range mine = split_evenly(x.dim(0), ctx.comm.size())[ctx.comm.rank()];
+      own = x.slice(0, mine.begin, mine.end);
+    }
+    const Routing routing = layer.route(ctx, own);
+    exchange_.emplace(ctx, layer.expert_ranges_, own, routing.expert_ids, routing.weights);
+  }
+  void dispatch(ExecContext& ctx) override {
+    if (layer_.shared_experts_) {
+      // Before the exchange: it is on its way while the host plans that.
+      if (layer_.scattered_) all_ = gather_tokens(ctx, all_, rows_);
+      shared_ = ctx.workspace.tensor(all_.dtype, {all_.dim(0), all_.dim(1)});
+    }
+    exchange_->dispatch(ctx);
+  }
+  void compute(ExecContext& ctx) override {
+    if (exchange_->x().dim(0) > 0) {
+      layer_.local_experts(ctx, exchange_->x(), exchange_->expert_ids(), exchange_->weights(),
+                           exchange_->partial());
+    }
+    if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, all_, shared_);
+  }
+  Tensor combine(ExecContext& ctx) override {
+    Tensor sum = exchange_->combine(ctx);  // [own tokens, hidden]
+    if (layer_.shared_experts_) ctx.ops.add(reduce_scatter_tokens(ctx, shared_, rows_), sum);
+    return layer_.scattered_ ? sum : gather_tokens(ctx, sum, rows_);
+  }
+
+ private:
+  const MoeFeedForward& layer_;
+  Tensor all_, shared_;
+  const std::vector<int64_t> rows_;  // tokens of each rank
+  std::optional<TokenExchange> exchange_;
+};
+
+std::unique_ptr<FeedForwardPass> MoeFeedForward::begin(ExecContext& ctx, const Tensor& x,
+                                                       const ModelBatch& batch) const {
+  if (batch.exchange == ExpertExchange::kReplicated) {
+    return std::make_unique<ReplicatedPass>(*this, x, batch);
+  }
+  return std::make_unique<AllToAllPass>(*this, ctx, x, batch);
 }
 
 }  // namespace shoal

@@ -1,6 +1,7 @@
 // FeedForward: the second half of a decoder layer, a dense MLP or a mixture of experts.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -9,12 +10,28 @@
 
 namespace shoal {
 
+// One pass of some tokens through a feed-forward, in the stages between which a step may issue work of
+// other tokens (overlap.h); each once, in this order. `dispatch` and `combine` are what waits for other
+// ranks and call only what Device::beside() allows; `compute` is this rank's own work.
+// begin(), dispatch and combine take from their context's workspace what must last until the sums that
+// combine returned have been used; compute takes only what it gives back.
+class FeedForwardPass {
+ public:
+  virtual ~FeedForwardPass() = default;
+  virtual void dispatch(ExecContext& ctx) = 0;
+  virtual void compute(ExecContext& ctx) = 0;
+  virtual Tensor combine(ExecContext& ctx) = 0;  // [T, hidden]
+};
+
 class FeedForward {
  public:
   virtual ~FeedForward() = default;
-  // x: this rank's tokens (all ranks hold the same ones unless dp_attention). Returns the full sum
-  // for the same tokens, [T, hidden].
-  virtual Tensor forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const = 0;
+  // x: this rank's tokens (all ranks hold the same ones unless dp_attention), which must last until
+  // combine(). This object must outlive the pass.
+  virtual std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
+                                                 const ModelBatch& batch) const = 0;
+  // All stages: the full sum for the same tokens, [T, hidden].
+  Tensor forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const;
 };
 
 // down(silu(gate(x)) * up(x)), cut by columns, then rows.
@@ -22,8 +39,8 @@ class Mlp {
  public:
   void load(WeightSource& source, const std::string& name, int64_t hidden, int64_t intermediate,
             Range columns);
-  // A partial sum over ranks: [T, hidden].
-  Tensor partial(ExecContext& ctx, const Tensor& x) const;
+  // out: a partial sum over ranks, [T, hidden].
+  void partial(ExecContext& ctx, const Tensor& x, const Tensor& out) const;
 
  private:
   ColumnParallelLinear gate_proj_, up_proj_;  // [columns, hidden]
@@ -34,9 +51,11 @@ class DenseFeedForward : public FeedForward {
  public:
   DenseFeedForward(const ModelConfig& config, const ParallelLayout& layout, const std::string& name,
                    WeightSource& source);
-  Tensor forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const override;
+  std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
+                                         const ModelBatch& batch) const override;
 
  private:
+  class Pass;
   bool scattered_;
   Mlp mlp_;
 };
@@ -46,19 +65,20 @@ class MoeFeedForward : public FeedForward {
  public:
   MoeFeedForward(const ModelConfig& config, const ParallelLayout& layout, const std::string& name,
                  WeightSource& source);
-  Tensor forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const override;
+  std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
+                                         const ModelBatch& batch) const override;
 
  private:
+  class ReplicatedPass;
+  class AllToAllPass;
   struct Routing {
     Tensor expert_ids;  // [T, top_k] I32
     Tensor weights;     // [T, top_k] F32
   };
   Routing route(ExecContext& ctx, const Tensor& x) const;
-  // The weighted sum of this rank's experts per row; zeros for a row that chose none of them.
-  Tensor local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
-                       const Tensor& weights) const;
-  // The sum over ranks of all tokens' partial sums: of this rank's tokens when they are scattered.
-  Tensor reduce(ExecContext& ctx, const Tensor& sum, const ModelBatch& batch) const;
+  // out: the weighted sum of this rank's experts per row; zeros for a row that chose none of them.
+  void local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
+                     const Tensor& weights, const Tensor& out) const;
 
   const RouterSpec router_;
   const bool scattered_;

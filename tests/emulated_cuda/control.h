@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace shoal::emulated {
 
@@ -24,6 +26,10 @@ void set_kernel_images(bool present);
 // Every piece of work of every stream first sleeps a random time of up to `microseconds`, so that a
 // missing synchronisation between streams or with the host shows. 0: none.
 void set_stream_delays(unsigned seed, int microseconds);
+
+// What has begun since the last call (or, at the first, since it), in that order, of all devices of this
+// process: the names of kernels, and "NCCL group begins" and "NCCL group ends".
+std::vector<std::string> take_trace();
 
 // Undoes all of the above and revives faulted devices; their memory stays.
 void reset();

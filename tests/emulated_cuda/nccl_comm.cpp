@@ -30,7 +30,11 @@ std::mutex comms_mutex;
 std::map<ncclComm_t, std::shared_ptr<ncclComm>> comms;
 
 void run(const std::shared_ptr<ncclComm>& comm, const NcclProgram& program) {
-  if (fault.load() != NcclFault::kNone && fault_after.fetch_sub(1) == 0) {
+  trace("NCCL group begins");
+  const NcclFault kind = fault.load();
+  if (kind == NcclFault::kLate) {
+    if (fault_after.fetch_sub(1) <= 0) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  } else if (kind != NcclFault::kNone && fault_after.fetch_sub(1) == 0) {
     if (fault.load() == NcclFault::kDie) kill(getpid(), SIGKILL);
     while (!comm->aborted.load()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
@@ -47,6 +51,7 @@ void run(const std::shared_ptr<ncclComm>& comm, const NcclProgram& program) {
   }
   if (comm->aborted.load()) return;
   for (const auto& step : program.local) step();
+  trace("NCCL group ends");
 }
 
 // The state of the communicator, moved on as far as it goes. The caller holds comm->mutex.

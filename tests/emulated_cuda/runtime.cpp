@@ -34,6 +34,9 @@ struct Control {
   std::atomic<unsigned> seed{static_cast<unsigned>(from_environment("SHOAL_EMULATED_SEED", 0))};
   std::atomic<int64_t> allocations_left{-1}, kernels_left{-1};
   std::atomic<bool> kernel_images{true};
+  std::mutex trace_mutex;
+  bool tracing = false;
+  std::vector<std::pair<const char*, const void*>> trace;  // of each entry one is null
 };
 Control& control() {
   static Control& all = *new Control;
@@ -117,6 +120,28 @@ void set_thread_order_seed(unsigned seed) { control().seed = seed; }
 void fail_allocation_after(int64_t n) { control().allocations_left = n; }
 void fail_kernel_after(int64_t n) { control().kernels_left = n; }
 void set_kernel_images(bool present) { control().kernel_images = present; }
+std::vector<std::string> take_trace() {
+  std::vector<std::pair<const char*, const void*>> trace;
+  {
+    const std::lock_guard guard(control().trace_mutex);
+    control().tracing = true;
+    trace.swap(control().trace);
+  }
+  std::map<const void*, std::string> names;  // a look at the symbol table takes milliseconds
+  std::vector<std::string> all;
+  for (const auto& [what, kernel] : trace) {
+    std::string& name = names[kernel];
+    if (kernel != nullptr && name.empty()) name = function_name(kernel);
+    all.push_back(kernel != nullptr ? name : what);
+  }
+  return all;
+}
+
+void trace(const char* what, const void* kernel) {
+  const std::lock_guard guard(control().trace_mutex);
+  if (control().tracing) control().trace.emplace_back(what, kernel);
+}
+
 bool allocation_fails() { return count_down(control().allocations_left); }
 bool kernel_fails() { return count_down(control().kernels_left); }
 
@@ -126,6 +151,11 @@ void reset() {
   fail_kernel_after(-1);
   set_kernel_images(true);
   set_stream_delays(0, 0);
+  {
+    const std::lock_guard guard(control().trace_mutex);
+    control().tracing = false;
+    control().trace.clear();
+  }
   for (int i = 0; i < device_count(); ++i) device(i).fault = cudaSuccess;
   last_error = cudaSuccess;
 }
@@ -158,6 +188,7 @@ cudaError_t launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dyna
           throw KernelFault(cudaErrorLaunchFailure, "injected failure of kernel " +
                                                         function_name(launch.kernel));
         }
+        trace(nullptr, launch.kernel);
         run_grid(launch, thread_order_seed());
       }));
 }

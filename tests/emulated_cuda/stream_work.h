@@ -24,6 +24,9 @@ int device_of(cudaStream_t stream);
 // peer's opened by its IPC handle).
 bool is_device_memory(const void* p, size_t bytes);
 
+// An entry of take_trace(): a text that lives forever, or a kernel.
+void trace(const char* what, const void* kernel = nullptr);
+
 // Reports `text` on stderr and makes `error` the answer of every further call on the device, as a fault
 // of a kernel does. The first one stays.
 void fault_device(int device, cudaError_t error, const std::string& text);

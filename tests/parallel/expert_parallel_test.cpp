@@ -1,4 +1,4 @@
-// dispatch_and_combine against the direct sum over a token's experts, for random routings.
+// TokenExchange against the direct sum over a token's experts, for random routings.
 #include "parallel/expert_parallel.h"
 
 #include <algorithm>
@@ -60,7 +60,8 @@ void check_exchange(const std::vector<int64_t>& tokens_of, const ShardTable& ran
   const Tokens& own = tokens;
 
   int64_t received = 0;
-  const auto local_experts = [&](const Tensor& x, const Tensor& ids, const Tensor& weights) {
+  const auto local_experts = [&](const Tensor& x, const Tensor& ids, const Tensor& weights,
+                                 const Tensor& out) {
     received = x.dim(0);
     REQUIRE((ids.dim(0) == received && weights.dim(0) == received && ids.dim(1) == kTopK));
     const auto host_x = to_host<float>(x);
@@ -75,14 +76,15 @@ void check_exchange(const std::vector<int64_t>& tokens_of, const ShardTable& ran
       add_experts(host_x.data() + t * kHidden, choices, host_weights.data() + t * kTopK,
                   ranges[rank], sums.data() + t * kHidden);
     }
-    const Tensor out = ctx.workspace.tensor(DType::kF32, {received, kHidden});
     world().device->copy_to_device(out.data, sums.data(), out.num_bytes());
-    return out;
   };
   const OnDevice<float> x(own.x, {count, kHidden}), weights(own.weights, {count, kTopK});
   const OnDevice<int32_t> ids(own.ids, {count, kTopK});
   const int64_t bytes_before = ctx.comm.bytes_sent();
-  const Tensor out = dispatch_and_combine(ctx, ranges, x, ids, weights, local_experts);
+  TokenExchange exchange(ctx, ranges, x, ids, weights);
+  exchange.dispatch(ctx);
+  local_experts(exchange.x(), exchange.expert_ids(), exchange.weights(), exchange.partial());
+  const Tensor out = exchange.combine(ctx);
   const int64_t bytes = ctx.comm.bytes_sent() - bytes_before;
 
   REQUIRE((out.dim(0) == count && out.dim(1) == kHidden));
