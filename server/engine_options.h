@@ -13,6 +13,7 @@ struct EngineOptions {
   std::string device = "auto";            // --device auto|cpu|cuda
   std::string dtype = "auto";             // --dtype auto|float32|bfloat16
   std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16
+  std::string quantization = "none";      // --quantization none|int4|int8|fp8|...
   int tensor_parallel_size = 1;           // --tensor-parallel-size
   bool dp_attention = false;              // --enable-dp-attention
   std::string expert_exchange = "auto";   // --expert-exchange auto|replicated|all-to-all
@@ -24,6 +25,7 @@ struct EngineOptions {
   int64_t kv_cache_tokens = 0;            // --kv-cache-tokens; 0: from --kv-cache-memory
   int64_t kv_cache_memory_bytes = 0;      // --kv-cache-memory; 0: 4 GiB or a quarter of what is free
   double gpu_memory_utilization = 0.9;    // --gpu-memory-utilization
+  std::string gpu_memory_limit;           // --gpu-memory-limit SIZE: of a rank; empty: none
   std::string gemm_cache;                 // --gemm-cache FILE
   bool enforce_eager = false;             // --enforce-eager
   bool enable_prefix_caching = true;      // --no-enable-prefix-caching

@@ -6,6 +6,8 @@
 #include <cctype>
 #include <set>
 
+#include "runtime/quantization/scheme.h"
+
 namespace shoal {
 namespace {
 
@@ -63,6 +65,14 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->group(group)
       ->capture_default_str();
+  app.add_option("--quantization,-q", o.quantization,
+                 std::string("Quantise weights while loading: none, ") + kSchemeNames)
+      ->check([](const std::string& value) {
+        if (value != "none") parse_scheme("--quantization", value);
+        return std::string();
+      })
+      ->group(group)
+      ->capture_default_str();
   app.add_option("--tensor-parallel-size,--tp,--tp-size", o.tensor_parallel_size,
                  "Ranks: processes over which heads and experts are split")
       ->check(CLI::Range(1, 4096))
@@ -114,6 +124,10 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->check(CLI::Range(0.01, 1.0))
       ->group(group)
       ->capture_default_str();
+  app.add_option("--gpu-memory-limit", o.gpu_memory_limit,
+                 "Bytes (24GiB) of a rank for all of it, on a GPU in place of --gpu-memory-utilization; "
+                 "also on the CPU")
+      ->group(group);
   app.add_option("--gemm-cache", o.gemm_cache,
                  "File of timed cuBLASLt algorithms; written at the first start, used from then on")
       ->group(group);
@@ -215,6 +229,59 @@ void add_inspect_flags(CLI::App& app, InspectOptions& o) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_flag("--tensors", o.tensors, "Show every tensor");
+  app.add_flag("--json", o.json, "JSON, for programs");
+}
+
+void add_plan_flags(CLI::App& app, PlanCommandOptions& o) {
+  app.add_option("--model,model", o.model,
+                 "Checkpoint folder, folder with a config.json, org/name, or a published model (V3, "
+                 "R1-Distill-Qwen-7B)")
+      ->required();
+  app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
+      ->capture_default_str();
+  app.add_option("--gpus", o.gpus,
+                 "8xH100, \"1xRTX 4090\", or NAME=bytes,GB/s,TFLOPS; without it this machine's CPU");
+  app.add_option("--device", o.device, "cpu: this machine's CPU")
+      ->check(CLI::IsMember({"auto", "cpu"}))
+      ->capture_default_str();
+  app.add_option("--host-memory", o.host_memory, "Bytes (512GiB) of host memory of a node");
+  app.add_option("--quantization,-q", o.quantization,
+                 std::string("Weights: none (as stored), ") + kSchemeNames)
+      ->capture_default_str();
+  app.add_option("--tensor-parallel-size,--tp,--tp-size", o.tensor_parallel_size,
+                 "Ranks; 0: as many as GPUs")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_flag("--enable-dp-attention", o.dp_attention,
+               "Split requests over the ranks instead of attention heads");
+  app.add_option("--dtype", o.dtype, "Type of what is not quantised; auto: bfloat16")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->capture_default_str();
+  app.add_option("--kv-cache-dtype", o.kv_cache_dtype,
+                 "Type of the KV cache: auto, float32, bfloat16, fp8, int8")
+      ->capture_default_str();
+  app.add_option("--max-model-len,--context-length", o.max_model_len,
+                 "Tokens of prompt and output together; 0: what model and memory allow")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--max-num-seqs", o.max_num_seqs, "Sequences in one step at most")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", o.max_num_batched_tokens, "Tokens in one step at most")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--block-size", o.page_size, "Tokens in a page of the KV cache")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--expert-offload", o.expert_offload,
+                 "Home of routed experts that the device cannot hold: none, host or disk")
+      ->check(CLI::IsMember({"none", "host", "disk"}))
+      ->capture_default_str();
+  app.add_option("--gpu-memory-utilization", o.gpu_memory_utilization,
+                 "Share of a GPU's memory for weights, KV cache and workspace together")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--gpu-memory-limit", o.gpu_memory_limit, "Bytes (24GiB) of a rank instead of that share");
   app.add_flag("--json", o.json, "JSON, for programs");
 }
 

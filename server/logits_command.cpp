@@ -137,12 +137,17 @@ int run_logits(const LogitsOptions& options) {
   load.model_dir = resolve_model_dir(e.model, e.revision);
   load.dtype = e.dtype;
   load.kv_cache_dtype = e.kv_cache_dtype;
+  load.gpu_memory_limit = e.gpu_memory_limit;
+  load.quantization = e.quantization;
   load.dp_attention = e.dp_attention;
   load.load_mtp = !options.mtp_out.empty();
   load.page_size = e.page_size;
   load.max_model_len = length;
   load.max_num_seqs = 1;
   load.kv_cache_tokens = length;
+  load.max_num_batched_tokens = static_cast<int64_t>(tokens.size());
+  load.all_logits = true;
+  load.warm_up = false;
   load.enforce_eager = true;  // one sequence, once: recording would cost more than it gains
   const std::unique_ptr<LoadedModel> model = load_model(rank, load);
   const int64_t vocab = model->config.vocab_size;

@@ -35,6 +35,7 @@ LoadOptions load_options(const EngineOptions& o) {
   load.model_dir = resolve_model_dir(o.model, o.revision);
   load.dtype = o.dtype;
   load.kv_cache_dtype = o.kv_cache_dtype;
+  load.quantization = o.quantization;
   load.dp_attention = o.dp_attention;
   load.page_size = o.page_size;
   load.max_model_len = o.max_model_len;
@@ -42,6 +43,7 @@ LoadOptions load_options(const EngineOptions& o) {
   load.kv_cache_tokens = o.kv_cache_tokens;
   load.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
   load.gpu_memory_utilization = o.gpu_memory_utilization;
+  load.gpu_memory_limit = o.gpu_memory_limit;
   load.enforce_eager = o.enforce_eager;
   load.max_num_batched_tokens = o.max_num_batched_tokens;
   return load;
@@ -86,10 +88,15 @@ EngineReady gather_ready(RankRuntime& rank, const LoadedModel& model) {
   return ready;
 }
 
+void log_memory(RankRuntime& rank, const LoadedModel& model) {
+  for (const std::string& line : memory_lines(model.plan, rank.device())) spdlog::info("{}", line);
+}
+
 void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineService& service) {
   const auto model = load_model(rank, load_options(options),
                                 [&](uint64_t read, uint64_t total) { service.loading(read, total); });
   EngineReady ready = gather_ready(rank, *model);
+  log_memory(rank, *model);
   const EngineConfig config = engine_config(options, rank, *model);
   ready.world_size = rank.size();
   ready.max_model_len = static_cast<int32_t>(model->max_model_len);
@@ -113,6 +120,7 @@ void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineServic
 void run_other_rank(const EngineOptions& options, RankRuntime& rank) {
   const auto model = load_model(rank, load_options(options));
   gather_ready(rank, *model);
+  log_memory(rank, *model);
   run_worker(rank.group(), *model->runner);
 }
 

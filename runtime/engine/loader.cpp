@@ -6,11 +6,14 @@
 
 #include <spdlog/spdlog.h>
 
-#include "runtime/model/gqa_attention.h"
-#include "runtime/model/decoder.h"
+#include "runtime/memory/advice.h"
+#include "runtime/quantization/quantized_weight.h"
 
 namespace shoal {
 namespace {
+
+// Allocated in a step, when everything has its size: what is smaller is a list of a request's own.
+constexpr size_t kLateBytes = size_t{1} << 20;
 
 DType parse_dtype(const std::string& flag, const std::string& value, DType automatic) {
   if (value == "auto") return automatic;
@@ -19,61 +22,99 @@ DType parse_dtype(const std::string& flag, const std::string& value, DType autom
   throw_invalid("{} {}: use auto, float32 or bfloat16", flag, value);
 }
 
-// What the KV cache gets when nobody says.
-int64_t default_kv_bytes(const LoadOptions& options, const RankRuntime& rank, int64_t weight_bytes) {
-  const auto [available, total] = rank.device().memory_info();
-  if (rank.on_cpu()) {
-    constexpr int64_t kMost = int64_t{4} << 30;
-    return std::min(kMost, static_cast<int64_t>(available) / rank.size() / 4);
-  }
-  // Activations of a step of some thousand tokens, partial sums, cuBLASLt's and NCCL's buffers, graphs.
-  constexpr int64_t kReserve = int64_t{2} << 30;
-  const auto held_by_others = static_cast<int64_t>(total - available);
-  const int64_t bytes = static_cast<int64_t>(options.gpu_memory_utilization * total) -
-                        held_by_others - weight_bytes - kReserve;
-  if (bytes <= 0) {
-    throw_invalid("--gpu-memory-utilization {}: {} has {} bytes free of {}; this rank's weights ({}) and "
-                  "workspace ({}) leave nothing for the KV cache; use more ranks, or a smaller model",
-                  options.gpu_memory_utilization, rank.device().name(), available, total, weight_bytes,
-                  kReserve);
-  }
-  return bytes;
+PlanOptions plan_options(const LoadOptions& o, const LoadedModel& m) {
+  PlanOptions plan;
+  plan.ranks = m.layout.size;
+  plan.dp_attention = m.layout.dp_attention;
+  plan.overlap_min_tokens = m.layout.overlap_min_tokens;
+  plan.dtype = m.dtype;
+  plan.kv_cache_dtype = o.kv_cache_dtype;
+  plan.page_size = o.page_size;
+  plan.max_model_len = o.max_model_len;
+  plan.max_num_seqs = o.max_num_seqs;
+  if (o.max_num_batched_tokens > 0) plan.max_num_batched_tokens = o.max_num_batched_tokens;
+  plan.kv_cache_tokens = o.kv_cache_tokens;
+  plan.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
+  plan.with_mtp = o.load_mtp && m.config.num_nextn_predict_layers > 0;
+  plan.all_logits = o.all_logits;
+  plan.graphs = !o.enforce_eager;
+  return plan;
 }
 
-// Sets max_model_len and num_pages.
-void size_kv_cache(const LoadOptions& options, RankRuntime& rank, int64_t weight_bytes,
-                   LoadedModel& m) {
-  const int64_t page = options.page_size;
-  if (page <= 0 || page > 1024) throw_invalid("--block-size {}: use 1 to 1024", page);
-  const int64_t model_len = m.config.max_position_embeddings;
-  if (options.max_model_len > model_len) {
-    throw_invalid("--max-model-len {}: the model's max_position_embeddings is {}",
-                  options.max_model_len, model_len);
+PlanBudget plan_budget(const LoadOptions& o, RankRuntime& rank) {
+  Device& device = rank.device();
+  const auto [available, total] = device.memory_info();
+  if (!o.gpu_memory_limit.empty()) {
+    return {.bytes = parse_memory_limit(o.gpu_memory_limit, total, device.name())};
   }
-  const int64_t wanted_len = options.max_model_len > 0 ? options.max_model_len : model_len;
-  const bool mtp = options.load_mtp && m.config.num_nextn_predict_layers > 0;
-  const KvCacheLayout kv(m.config, local_kv_heads(m.config, m.layout),
-                         m.config.num_hidden_layers + (mtp ? 1 : 0), m.kv_dtype, options.page_size);
-  const int64_t per_token = kv.bytes_per_token();
-  int64_t tokens = options.kv_cache_tokens;
-  if (tokens <= 0) {
-    const int64_t bytes = options.kv_cache_memory_bytes > 0
-                              ? options.kv_cache_memory_bytes
-                              : default_kv_bytes(options, rank, weight_bytes);
-    // More than every sequence at its longest would never be used.
-    const int64_t most = options.max_num_seqs * ((wanted_len + page - 1) / page * page);
-    tokens = std::min(bytes / per_token, most);
+  if (rank.on_cpu()) return cpu_budget(available + device.ledger().current_total(), rank.size());
+  // What other processes and the libraries hold, and what this rank already has of its plan, are not free.
+  const size_t taken = total - available, own = std::min(taken, device.ledger().current_total());
+  return {.bytes = static_cast<uint64_t>(o.gpu_memory_utilization * static_cast<double>(total)),
+          .driver = taken - own};
+}
+
+// What the first rank that has a complaint says, on all ranks; empty: none has.
+std::string first_complaint(ProcessGroup& group, const std::string& mine) {
+  std::vector<std::byte> message;
+  for (const auto& complaint : group.gather(std::as_bytes(std::span(mine.data(), mine.size())))) {
+    if (message.empty()) message = complaint;
   }
-  const int64_t pages = rank.group().min(
-      std::min<int64_t>((tokens + page - 1) / page, std::numeric_limits<int32_t>::max() / page));
-  if (pages < 1) throw_invalid("--kv-cache-memory: too small for one page of {} tokens", page);
-  m.num_pages = static_cast<int32_t>(pages);
-  if (options.max_model_len > pages * page) {
+  group.broadcast(message);
+  return {reinterpret_cast<const char*>(message.data()), message.size()};
+}
+
+std::string refusal(const LoadOptions& o, Planner& planner, const MemoryPlan& plan) {
+  const std::vector<Advice> advice = advise(planner, {.options = plan.options,
+                                                      .budget = plan.budget,
+                                                      .gpus = plan.options.ranks,
+                                                      .utilization = o.gpu_memory_utilization,
+                                                      .may_quantise = o.quantization == "none",
+                                                      .may_offload = false});
+  std::string text = fmt::format("{} does not fit: {}", o.model_dir, plan.obstacle);
+  if (advice.empty()) return text + "; no single change makes it fit (shoal plan)";
+  text += "; what does: ";
+  for (size_t i = 0; i < advice.size(); ++i) {
+    text += fmt::format("{}{}", i == 0 ? "" : ", or ", join_flags(advice[i].flags));
+  }
+  return text;
+}
+
+// Sets plan, max_model_len and num_pages.
+void plan_memory(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) {
+  DeviceSpec device;
+  device.name = rank.device().name();
+  device.on_gpu = !rank.on_cpu();
+  if (device.on_gpu) device.gpu = rank.gpu_traits();
+  Planner planner(m.config, forms_of_checkpoint(m.checkpoint, m.dtype), device);
+  m.plan = planner.plan_rank(plan_options(options, m), plan_budget(options, rank), rank.rank());
+  const int64_t page = options.page_size, pages = rank.group().min(m.plan.num_pages);
+  const bool asked = options.kv_cache_tokens > 0 || options.kv_cache_memory_bytes > 0;
+  if (asked && pages < 1) throw_invalid("--kv-cache-memory: too small for one page of {} tokens", page);
+  if (asked && options.max_model_len > pages * page) {
+    const int64_t per_token = m.plan.kv_bytes_per_token;
     throw_invalid("--max-model-len {}: the KV cache holds {} tokens ({} bytes a token); give "
                   "--kv-cache-memory {} or more, or a smaller --max-model-len",
                   options.max_model_len, pages * page, per_token, per_token * options.max_model_len);
   }
-  m.max_model_len = std::min(wanted_len, pages * page);
+  planner.settle(m.plan, pages);
+  const std::string complaint =
+      first_complaint(rank.group(), m.plan.fits ? "" : refusal(options, planner, m.plan));
+  if (!complaint.empty()) throw InvalidInput(complaint);
+  m.num_pages = static_cast<int32_t>(pages);
+  m.max_model_len = m.plan.max_model_len;
+}
+
+// The pieces that the steps take their memory from, in the sizes planned.
+void make_workspace(RankRuntime& rank, const StepMemory& step) {
+  Workspace& workspace = rank.workspace();
+  workspace.reset();
+  workspace.reserve(step.workspace);
+  if (step.aside > 0) {
+    workspace.aside().reset();
+    workspace.aside().reserve(step.aside);
+  }
+  rank.collectives().reserve(step.communication);
 }
 
 void record_graphs(const LoadOptions& options, const RankRuntime& rank, LoadedModel& m) {
@@ -104,28 +145,49 @@ std::unique_ptr<LoadedModel> load_model(
   m->dtype = parse_dtype("--dtype", options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);
-  m->checkpoint = Checkpoint::open(options.model_dir);
+  m->checkpoint = open_checkpoint(options.model_dir, options.quantization);
+  plan_memory(options, rank, *m);
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();
-  size_kv_cache(options, rank, static_cast<int64_t>(total), *m);
+  make_workspace(rank, m->plan.ranks.front().step);
 
   m->source = std::make_unique<CheckpointSource>(
       *m->checkpoint, rank.device(), m->dtype, [&](uint64_t bytes) {
         if (progress) progress(std::min(bytes, total), total);
       });
   ExecContext ctx = rank.exec(m->dtype);
-  m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len, options.load_mtp}, *m->source, ctx);
+  {
+    const MemoryScope scope(rank.device(), MemoryUse::kWeights);
+    m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len, options.load_mtp},
+                          *m->source, ctx);
+  }
   check_all_used(*m->source, m->config);
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,
                                             options.page_size, m->num_pages);
-  if (options.max_num_batched_tokens > 0 && !rank.on_cpu()) {
+  if (options.warm_up && options.max_num_batched_tokens > 0 && !rank.on_cpu()) {
     m->runner->warm_up(options.max_num_batched_tokens, options.max_num_seqs, m->max_model_len);
   }
   if (!options.enforce_eager) record_graphs(options, rank, *m);
+  rank.device().ledger().expect_no_more(kLateBytes);
   rank.ops().end_warm_up();
   rank.group().barrier();
   if (progress) progress(total, total);
   m->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return m;
+}
+
+std::vector<std::string> memory_lines(const MemoryPlan& plan, Device& device) {
+  const RankPlan& rank = plan.ranks.front();
+  const MemoryLedger& ledger = device.ledger();
+  std::vector<std::string> lines;
+  for (int i = 0; i < kNumMemoryUses; ++i) {
+    const auto use = static_cast<MemoryUse>(i);
+    if (rank.of(use) == 0 && ledger.peak(use) == 0) continue;
+    lines.push_back(fmt::format("{}: {} planned, {} taken", memory_use_name(use), gib_text(rank.of(use)),
+                                gib_text(ledger.peak(use))));
+  }
+  lines.push_back(fmt::format("all of it: {} planned, {} taken, {} is the budget", gib_text(rank.planned()),
+                              gib_text(ledger.peak_total()), gib_text(plan.budget.bytes)));
+  return lines;
 }
 
 }  // namespace shoal
