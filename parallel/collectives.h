@@ -58,6 +58,10 @@ class Collectives {
                                    std::span<const int64_t> elements,  // elements that rank r gives
                                    const Tensor& out) = 0;         // [sum of elements] on rank 0
 
+  // Makes now what the verbs will gather into, where a back end does that in memory of its own: `bytes` of
+  // it, as runtime/memory has worked out.
+  virtual void reserve(size_t bytes) {}
+
   // Where the model is, for reports of what failed: a collective that hangs is named by them.
   void at_step(uint64_t step) {
     step_ = step;

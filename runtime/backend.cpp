@@ -97,6 +97,7 @@ void RankRuntime::join_cuda(const BackendOptions& options) {
   auto made = make_cuda_device(gpu_of_this_rank());
   CudaDevice& device = *made;
   device_ = std::move(made);  // before what uses it: should joining throw, it must end last
+  gpu_traits_ = {device.arch(), device.num_sms()};
   const std::string suffix = size() > 1 ? fmt::format(".rank{}", rank()) : "";
   {
     const MemoryScope scope(device, MemoryUse::kScratch);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/base/device.h"
+#include "kernels/base/gpu_traits.h"
 #include "kernels/base/workspace.h"
 #include "kernels/device_sampler.h"
 #include "kernels/ops.h"
@@ -45,6 +46,7 @@ class RankRuntime {
     return {*ops_, *workspace_, *collectives_, on_cpu_ ? DType::kF32 : model_dtype};
   }
   bool on_cpu() const { return on_cpu_; }
+  const GpuTraits& gpu_traits() const { return gpu_traits_; }  // REQUIRES: !on_cpu()
   std::string description() const;  // "cpu: 2 threads, AVX3_DL, rank 0 of 2"
 
  private:
@@ -55,6 +57,7 @@ class RankRuntime {
 
   bool on_cpu_ = true;
   int num_threads_ = 1;
+  GpuTraits gpu_traits_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<ProcessGroup> group_;

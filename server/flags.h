@@ -10,6 +10,7 @@
 #include "server/engine_options.h"
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
+#include "server/plan_command.h"
 #include "server/serve_command.h"
 
 namespace shoal {
@@ -19,6 +20,7 @@ void add_serve_flags(CLI::App& app, ServeOptions& options);
 void add_chat_flags(CLI::App& app, ChatOptions& options);
 void add_logits_flags(CLI::App& app, LogitsOptions& options);
 void add_inspect_flags(CLI::App& app, InspectOptions& options);
+void add_plan_flags(CLI::App& app, PlanCommandOptions& options);
 
 // Gives every flag of `app` and its subcommands the variable SHOAL_<NAME>; a flag wins over it.
 void add_environment_twins(CLI::App& app);

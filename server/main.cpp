@@ -1,6 +1,6 @@
 // The `shoal` command: command line in, exit code out. The only place that turns an error into an
 // exit:
-//   0 fine, 1 the command's own failure, 2 bad input (flag, file, request), 3 device fault, 4 bug.
+//   0 fine, 1 the command's own failure (plan: it does not fit), 2 bad input (flag, file, request), 3 device fault, 4 bug.
 #include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -17,6 +17,7 @@
 #include "server/flags.h"
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
+#include "server/plan_command.h"
 #include "server/rank_command.h"
 #include "server/serve_command.h"
 
@@ -67,6 +68,10 @@ int run(int argc, char** argv) {
   InspectOptions inspect_options;
   CLI::App* inspect = app.add_subcommand("inspect", "Show a checkpoint without loading it");
   add_inspect_flags(*inspect, inspect_options);
+  PlanCommandOptions plan_options;
+  CLI::App* plan = app.add_subcommand(
+      "plan", "Say whether GPUs can serve a model, how fast, and what would have to change");
+  add_plan_flags(*plan, plan_options);
   EngineOptions rank_options;
   std::string socket_path;
   CLI::App* rank = app.add_subcommand("rank", "One rank of an engine; started by serve");
@@ -85,7 +90,7 @@ int run(int argc, char** argv) {
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
   }
   if (app.get_subcommands().empty()) {
-    return fail(kInvalidInput, "a command is missing: serve, chat, logits, inspect or version");
+    return fail(kInvalidInput, "a command is missing: serve, chat, logits, inspect, plan or version");
   }
 
   log_to_stderr();
@@ -96,6 +101,7 @@ int run(int argc, char** argv) {
   if (chat->parsed()) return run_chat(chat_options);
   if (logits->parsed()) return run_logits(logits_options);
   if (inspect->parsed()) return run_inspect(inspect_options);
+  if (plan->parsed()) return run_plan(plan_options);
   if (rank->parsed()) return run_rank(rank_options, socket_path);
   if (show_config) {
     fmt::print("{}", print_config(*serve));

@@ -52,8 +52,14 @@ MpiCollectives::Pieces MpiCollectives::pieces_of(const Tensor& data, std::span<c
   return pieces;
 }
 
+void MpiCollectives::reserve(size_t bytes) {
+  if (bytes <= scratch_.size()) return;
+  device_.ledger().add(MemoryUse::kCommunication, bytes - scratch_.size());
+  scratch_.resize(bytes);
+}
+
 MpiCollectives::Pieces MpiCollectives::scratch_pieces(const Piece& own) {
-  scratch_.resize(std::max<size_t>(scratch_.size(), (size() - 1) * own.bytes));
+  reserve((size() - 1) * own.bytes);
   Pieces pieces;
   std::byte* next = scratch_.data();
   for (int r = 0; r < size(); ++r) {

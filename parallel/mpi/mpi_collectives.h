@@ -44,6 +44,7 @@ class MpiCollectives final : public Collectives {
   void all_to_all_counts(std::span<const int64_t> send, std::span<int64_t> recv) override;
   void gather_rows_to_root(const Tensor& local, std::span<const int64_t> elements,
                            const Tensor& out) override;
+  void reserve(size_t bytes) override;
 
  private:
   struct Piece {

@@ -78,6 +78,7 @@ bool DecodeGraphs::record(int64_t max_num_seqs, const std::function<void(int, in
   // The largest first: the workspace then has its final size before anything is recorded in it.
   std::reverse(buckets.begin(), buckets.end());
   const StepBatch largest(padded({}, buckets.front()), layout_, cache_.page_size, table_width_);
+  const MemoryScope scope(rank_.device(), MemoryUse::kGraphs);
   inputs_ = rank_.device().allocate(largest.numbers().size() * sizeof(int32_t));
   for (size_t i = 0; i < buckets.size(); ++i) {
     graphs_[buckets[i]] = record_bucket(buckets[i]);

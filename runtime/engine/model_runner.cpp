@@ -39,26 +39,29 @@ void ModelRunner::warm_up(int64_t max_num_batched_tokens, int64_t max_num_seqs,
                           int64_t max_model_len) {
   StepPlan plan;
   const int ranks = layout_.dp_attention ? layout_.size : 1;
-  for (int64_t left = max_num_batched_tokens; left > 0;) {
+  // As many rows of logits as a step may want, its tokens together no more than a step's.
+  const int64_t generated = std::min(max_num_seqs, max_num_batched_tokens) - 1;
+  const auto add = [&](int64_t tokens, int64_t pages) -> SequenceSlice& {
     SequenceSlice& slice = plan.slices.emplace_back();
-    slice.tokens.assign(std::min(left, max_model_len), 0);
-    left -= static_cast<int64_t>(slice.tokens.size());
-    slice.pages.assign((slice.tokens.size() + page_size_ - 1) / page_size_, num_pages_);
+    slice.tokens.assign(tokens, 0);
+    slice.pages.assign(std::max((tokens + page_size_ - 1) / page_size_, pages), num_pages_);
     // Rank by rank in turn would not be the plan's order: all tokens may be one rank's in any case.
     slice.dp_rank = ranks - 1;
     slice.sample = true;
+    return slice;
+  };
+  for (int64_t i = 0; i < generated; ++i) {
+    // One block table is as wide as that of the longest sequence.
+    add(1, i == 0 ? (max_model_len + page_size_ - 1) / page_size_ : 1).absorbed = true;
   }
-  // As many rows of logits as a step may want: its lengths do not matter to them.
-  for (auto more = static_cast<int64_t>(plan.slices.size()); more < max_num_seqs; ++more) {
-    SequenceSlice slice;
-    slice.tokens = {0};
-    slice.pages = {num_pages_};
-    slice.dp_rank = ranks - 1;
-    slice.sample = slice.absorbed = true;
-    plan.slices.insert(plan.slices.begin(), slice);
+  for (int64_t left = max_num_batched_tokens - generated; left > 0;) {
+    const int64_t tokens = std::min(left, max_model_len);
+    add(tokens, (max_model_len + page_size_ - 1) / page_size_);
+    left -= tokens;
   }
   queue(plan);
   if (rank_.sampler() != nullptr) {
+    const MemoryScope scope(rank_.device(), MemoryUse::kSampler);
     samples_ = rank_.device().allocate(max_num_seqs * sizeof(int32_t));
     rank_.device().zero(samples_.data(), samples_.bytes());
     share_samples(max_num_seqs);

@@ -102,30 +102,32 @@ class Adviser {
     offer("the KV cache in fp8", {"--kv-cache-dtype fp8"}, o);
   }
 
-  // The precisions that shrink what is planned, the finest first. INT8 takes as much as FP8 does, and is for
+  // The schemes that shrink what is planned, the finest first. INT8 takes as much as FP8 does, and is for
   // devices without it: one of the two is enough.
-  std::vector<WeightPrecision> precisions() const {
+  std::vector<std::string> schemes() const {
     if (!request_.may_quantise) return {};
-    std::vector<WeightPrecision> result;
-    uint64_t bytes = whole_bytes(request_.options.precision);
-    for (const WeightPrecision precision : {WeightPrecision::kFp8, WeightPrecision::kInt8, WeightPrecision::kInt4}) {
-      const uint64_t smaller = whole_bytes(precision);
-      if (static_cast<double>(smaller) > 0.98 * static_cast<double>(bytes)) continue;
-      result.push_back(precision);
-      bytes = smaller;
+    std::vector<std::string> result;
+    uint64_t bytes = whole_bytes(request_.options.quantization);
+    try {
+      for (const char* quantization : {"fp8", "int8", "int4"}) {
+        const uint64_t smaller = whole_bytes(quantization);
+        if (static_cast<double>(smaller) > 0.98 * static_cast<double>(bytes)) continue;
+        result.push_back(quantization);
+        bytes = smaller;
+      }
+    } catch (const InvalidInput&) {  // it holds integers already
     }
     return result;
   }
-  uint64_t whole_bytes(WeightPrecision precision) const {
-    return planner_.weights(precision, request_.options.dtype).total_bytes();
+  uint64_t whole_bytes(const std::string& quantization) const {
+    return planner_.weights(quantization, request_.options.dtype).total_bytes();
   }
 
   void quantised() {
-    for (const WeightPrecision precision : precisions()) {
+    for (const std::string& quantization : schemes()) {
       PlanOptions o = request_.options;
-      o.precision = precision;
-      const std::string name = weight_precision_name(precision);
-      if (offer("weights in " + name, {"--quantization " + name}, o)) return;
+      o.quantization = quantization;
+      if (offer("weights in " + quantization, {"--quantization " + quantization}, o)) return;
     }
   }
 
@@ -158,37 +160,36 @@ class Adviser {
     o.experts = ExpertHome::kHost;
     const auto flags = [&](const std::string& home) {
       std::vector<std::string> result{"--expert-offload " + home};
-      if (o.precision != request_.options.precision) {
-        result.insert(result.begin(), "--quantization " + weight_precision_name(o.precision));
+      if (o.quantization != request_.options.quantization) {
+        result.insert(result.begin(), "--quantization " + o.quantization);
       }
       return result;
     };
     const auto what = [&](const char* where) {
-      return o.precision == request_.options.precision
+      return o.quantization == request_.options.quantization
                  ? fmt::format("routed experts in {}", where)
-                 : fmt::format("weights in {}, routed experts in {}", weight_precision_name(o.precision), where);
+                 : fmt::format("weights in {}, routed experts in {}", o.quantization, where);
     };
-    std::vector<WeightPrecision> tries{o.precision};
-    for (const WeightPrecision precision : precisions()) tries.push_back(precision);
-    for (const WeightPrecision precision : tries) {
-      o.precision = precision;
+    std::vector<std::string> tries{o.quantization};
+    for (const std::string& quantization : schemes()) tries.push_back(quantization);
+    for (const std::string& quantization : tries) {
+      o.quantization = quantization;
       if (offer(what("host memory"), flags("host"), o)) return;
     }
-    o.precision = tries.back();
+    o.quantization = tries.back();
     o.experts = ExpertHome::kDisk;
     offer(what("host memory and on disk"), flags("disk"), o);
   }
 
   void quantised_on_more_gpus() {
     if (!planner_.device().on_gpu || !advice_.empty()) return;
-    for (const WeightPrecision precision : precisions()) {
+    for (const std::string& quantization : schemes()) {
       for (const int n : gpu_counts()) {
         PlanOptions o = request_.options;
         o.ranks = n;
-        o.precision = precision;
-        const std::string name = weight_precision_name(precision);
-        if (offer(fmt::format("weights in {} on {}", name, gpus_text(n)),
-                  {"--quantization " + name, fmt::format("--tensor-parallel-size {}", n)}, o)) {
+        o.quantization = quantization;
+        if (offer(fmt::format("weights in {} on {}", quantization, gpus_text(n)),
+                  {"--quantization " + quantization, fmt::format("--tensor-parallel-size {}", n)}, o)) {
           return;
         }
       }
@@ -202,10 +203,10 @@ class Adviser {
     for (auto model = models.rbegin(); model != models.rend(); ++model) {
       if (!model->is_distill()) continue;
       Planner planner(parse_model_config(model->config, model->name), {}, planner_.device());
-      for (const WeightPrecision precision :
-           {WeightPrecision::kStored, WeightPrecision::kFp8, WeightPrecision::kInt8, WeightPrecision::kInt4}) {
+      for (const std::string quantization :
+           {"none", "fp8", "int8", "int4"}) {
         PlanOptions o = request_.options;
-        o.precision = precision;
+        o.quantization = quantization;
         o.ranks = static_cast<int>(std::min<int64_t>(request_.gpus, planner.config().num_attention_heads));
         o.dp_attention = false;
         o.experts = ExpertHome::kDevice;
@@ -216,9 +217,9 @@ class Adviser {
         if (!plan.fits) continue;
         std::vector<std::string> flags{std::string("--model ") + model->name};
         if (o.ranks != request_.options.ranks) flags.push_back(fmt::format("--tensor-parallel-size {}", o.ranks));
-        if (precision != WeightPrecision::kStored) flags.push_back("--quantization " + weight_precision_name(precision));
+        if (quantization != "none") flags.push_back("--quantization " + quantization);
         Advice advice{fmt::format("the distilled model {}{}", short_name(*model),
-                                  precision == WeightPrecision::kStored ? "" : " in " + weight_precision_name(precision)),
+                                  quantization == "none" ? "" : " in " + quantization),
                       std::move(flags), o, request_.gpus, model->name, std::move(plan), 0};
         if (planner.device().gigabytes_per_s > 0) {
           advice.decode_tokens_per_s = decode_rate(planner, advice.plan, 1, context_of(advice.plan)).tokens_per_s;

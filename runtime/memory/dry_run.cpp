@@ -49,7 +49,7 @@ int64_t aligned_numbers(int64_t count) {
 }
 
 int64_t upload_numbers(int64_t tokens, int64_t sequences, int64_t logits, int64_t table_width) {
-  return 3 * aligned_numbers(tokens) + aligned_numbers(logits) + aligned_numbers(sequences + 1) +
+  return 4 * aligned_numbers(tokens) + aligned_numbers(logits) + aligned_numbers(sequences + 1) +
          aligned_numbers(sequences) + sequences * table_width;
 }
 

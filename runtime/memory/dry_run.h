@@ -5,15 +5,10 @@
 
 #include <cstdint>
 
+#include "kernels/base/gpu_traits.h"
 #include "runtime/memory/weight_bytes.h"
 
 namespace shoal {
-
-// What the bounds of a GPU's kernels depend on.
-struct GpuTraits {
-  int arch = 80;  // 10 * major + minor of the compute capability
-  int num_sms = 108;
-};
 
 // The largest step that will come.
 struct StepLimits {

@@ -109,15 +109,14 @@ Planner::Planner(ModelConfig config, FormOf stored, DeviceSpec device, int64_t l
       device_(std::move(device)),
       least_len_(least_len) {}
 
-FormOf Planner::forms(WeightPrecision precision, DType dtype) const {
-  if (precision == WeightPrecision::kStored && stored_) return stored_;
-  return forms_of_precision(config_, precision, dtype);
+FormOf Planner::forms(const std::string& quantization, DType dtype) const {
+  return forms_quantized(stored_ ? stored_ : forms_as_published(config_, dtype), quantization);
 }
 
-const ModelWeights& Planner::weights(WeightPrecision precision, DType dtype) {
-  auto& weights = weights_[{precision, dtype}];
+const ModelWeights& Planner::weights(const std::string& quantization, DType dtype) {
+  auto& weights = weights_[{quantization, dtype}];
   if (!weights) {
-    weights = std::make_unique<ModelWeights>(config_, forms(precision, dtype), dtype, /*with_mtp=*/false);
+    weights = std::make_unique<ModelWeights>(config_, forms(quantization, dtype), dtype, /*with_mtp=*/false);
   }
   return *weights;
 }
@@ -172,13 +171,13 @@ int64_t Planner::pages_in(const PlanOptions& options, int rank, uint64_t bytes) 
 const StepMemory& Planner::step_memory(const PlanOptions& o, int rank, int64_t max_model_len) {
   const DType kv = parse_kv_cache_dtype(o.kv_cache_dtype, o.dtype);
   const std::string key =
-      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {}", static_cast<int>(o.precision), o.ranks, rank,
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {}", o.quantization, o.ranks, rank,
                   o.dp_attention, static_cast<int>(o.dtype), static_cast<int>(kv), o.page_size,
                   max_model_len, o.max_num_seqs, o.max_num_batched_tokens, o.all_logits, o.with_mtp,
                   o.overlap_min_tokens);
   const auto at = steps_.find(key);
   if (at != steps_.end()) return at->second;
-  return steps_[key] = dry_run(config_, forms(o.precision, o.dtype),
+  return steps_[key] = dry_run(config_, forms(o.quantization, o.dtype),
                                {.layout = {rank, o.ranks, o.dp_attention, o.overlap_min_tokens},
                                 .dtype = o.dtype,
                                 .kv_dtype = kv,
@@ -193,7 +192,7 @@ const StepMemory& Planner::step_memory(const PlanOptions& o, int rank, int64_t m
 }
 
 bool Planner::too_heavy(const PlanOptions& options, const PlanBudget& budget) {
-  const ModelWeights::Held held = weights(options.precision, options.dtype)
+  const ModelWeights::Held held = weights(options.quantization, options.dtype)
                                       .held({options.ranks - 1, options.ranks, options.dp_attention});
   const bool elsewhere = options.experts != ExpertHome::kDevice;
   return held.total() - (elsewhere ? held.of(TensorKind::kRoutedExperts) : 0) > budget.bytes;
@@ -204,10 +203,10 @@ RankPlan Planner::rank_needs(const PlanOptions& options, int rank, int64_t max_m
   RankPlan plan;
   plan.rank = rank;
   if (options.with_mtp) {
-    plan.weights = ModelWeights(config_, forms(options.precision, options.dtype), options.dtype, true)
+    plan.weights = ModelWeights(config_, forms(options.quantization, options.dtype), options.dtype, true)
                        .held(layout);
   } else {
-    plan.weights = weights(options.precision, options.dtype).held(layout);
+    plan.weights = weights(options.quantization, options.dtype).held(layout);
   }
   const int64_t rope = config_.is_mla() ? config_.qk_rope_head_dim : config_.head_dim;
   plan.rope_table = static_cast<uint64_t>(max_model_len * rope) * sizeof(float);
@@ -221,7 +220,22 @@ RankPlan Planner::rank_needs(const PlanOptions& options, int rank, int64_t max_m
   return plan;
 }
 
+uint64_t Planner::graph_bytes(const PlanOptions& options) const {
+  if (!device_.on_gpu || !options.graphs) return 0;
+  return static_cast<uint64_t>(graph_count(options.max_num_seqs) * config_.num_hidden_layers) *
+         kGraphBytesPerLayer;
+}
+
 MemoryPlan Planner::plan(const PlanOptions& options, const PlanBudget& budget) {
+  return plan_ranks(options, budget, 0, options.ranks - 1);
+}
+
+MemoryPlan Planner::plan_rank(const PlanOptions& options, const PlanBudget& budget, int rank) {
+  return plan_ranks(options, budget, rank, rank);
+}
+
+MemoryPlan Planner::plan_ranks(const PlanOptions& options, const PlanBudget& budget, int first,
+                               int last) {
   check_layout(config_, options.ranks, options.dp_attention);
   if (options.page_size <= 0 || options.page_size > 1024) {
     throw_invalid("--block-size {}: use 1 to 1024", options.page_size);
@@ -230,21 +244,18 @@ MemoryPlan Planner::plan(const PlanOptions& options, const PlanBudget& budget) {
   plan.options = options;
   plan.budget = budget;
   plan.max_model_len = wanted_len(options);
-  // Rank 0 gathers logits, the last rank has the most heads: the others take what the last one takes.
-  for (int rank = 0; rank < options.ranks; ++rank) {
-    const int like = rank == 0 ? 0 : options.ranks - 1;
-    plan.ranks.push_back(rank_needs(options, like, plan.max_model_len));
-    RankPlan& mine = plan.ranks.back();
+  for (int rank = first; rank <= last; ++rank) {
+    // Rank 0 gathers logits, the last rank has the most heads: those between take what the last one takes.
+    const bool like_last = first != last && rank > 0;
+    RankPlan& mine = plan.ranks.emplace_back(
+        rank_needs(options, like_last ? options.ranks - 1 : rank, plan.max_model_len));
     mine.rank = rank;
-    if (rank != like) {
-      mine.weights = weights(options.precision, options.dtype).held({rank, options.ranks, options.dp_attention});
+    if (like_last && rank + 1 < options.ranks) {
+      mine.weights = weights(options.quantization, options.dtype)
+                         .held({rank, options.ranks, options.dp_attention});
     }
-    mine.driver = budget.driver;
-    if (device_.on_gpu && options.graphs) {
-      mine.driver += static_cast<uint64_t>(graph_count(options.max_num_seqs) * config_.num_hidden_layers) *
-                     kGraphBytesPerLayer;
-    }
-    plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, kv_bytes_per_token(options, like));
+    mine.driver = budget.driver + graph_bytes(options);
+    plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, kv_bytes_per_token(options, rank));
   }
   if (options.experts != ExpertHome::kDevice && config_.n_routed_experts > 0) place_experts(plan);
 
@@ -260,19 +271,40 @@ MemoryPlan Planner::plan(const PlanOptions& options, const PlanBudget& budget) {
     pages = std::min(pages, pages_in(options, rank.rank, bytes));
   }
   plan.num_pages = pages;
-  for (RankPlan& rank : plan.ranks) rank.kv_cache = kv_cache_bytes(options, rank.rank, pages);
   plan.max_model_len = std::min(plan.max_model_len, std::max<int64_t>(pages * options.page_size, 1));
-
-  const RankPlan& full = plan.fullest();
-  const int64_t required = required_len(options);
-  plan.fits = full.total() <= budget.bytes && pages * options.page_size >= required;
-  if (plan.fits) return plan;
-  const auto one = kv_cache_bytes(options, full.rank, round_up(required, options.page_size) / options.page_size);
-  const uint64_t needs = full.total() - full.kv_cache + std::max(one, options.kv_cache_tokens > 0 || options.kv_cache_memory_bytes > 0 ? full.kv_cache : 0);
-  plan.obstacle = fmt::format("rank {} needs {} ({} of weights, {} of KV cache for {} tokens) and has {}",
-                              full.rank, gib_text(needs), gib_text(full.of(MemoryUse::kWeights)),
-                              gib_text(one), required, gib_text(budget.bytes));
+  judge(plan);
   return plan;
+}
+
+void Planner::settle(MemoryPlan& plan, int64_t num_pages) {
+  plan.num_pages = num_pages;
+  plan.max_model_len = std::min(wanted_len(plan.options),
+                                std::max<int64_t>(num_pages * plan.options.page_size, 1));
+  for (RankPlan& rank : plan.ranks) {
+    const RankPlan before = rank;
+    rank = rank_needs(plan.options, rank.rank, plan.max_model_len);
+    rank.driver = before.driver;
+    rank.experts_on_host = before.experts_on_host;
+    rank.experts_on_disk = before.experts_on_disk;
+  }
+  judge(plan);
+}
+
+void Planner::judge(MemoryPlan& plan) {
+  const PlanOptions& o = plan.options;
+  for (RankPlan& rank : plan.ranks) rank.kv_cache = kv_cache_bytes(o, rank.rank, plan.num_pages);
+  const RankPlan& full = plan.fullest();
+  const int64_t required = required_len(o);
+  plan.fits = full.total() <= plan.budget.bytes && plan.num_pages * o.page_size >= required;
+  plan.obstacle.clear();
+  if (plan.fits) return;
+  const int64_t pages = std::max(round_up(required, o.page_size) / o.page_size,
+                                 o.kv_cache_tokens > 0 || o.kv_cache_memory_bytes > 0 ? plan.num_pages : 0);
+  const uint64_t cache = kv_cache_bytes(o, full.rank, pages);
+  plan.obstacle = fmt::format(
+      "rank {} needs {} ({} of weights, {} of KV cache for {} tokens) and has {}", full.rank,
+      gib_text(full.total() - full.kv_cache + cache), gib_text(full.of(MemoryUse::kWeights)),
+      gib_text(cache), pages * o.page_size, gib_text(plan.budget.bytes));
 }
 
 // Attention, shared experts and the KV cache come first; routed experts get what is left.
@@ -295,7 +327,9 @@ void Planner::place_experts(MemoryPlan& plan) {
   if (o.experts != ExpertHome::kDisk || plan.budget.host == 0 || on_host <= plan.budget.host) return;
   const double share = 1.0 - static_cast<double>(plan.budget.host) / static_cast<double>(on_host);
   for (RankPlan& rank : plan.ranks) {
-    rank.experts_on_disk = static_cast<uint64_t>(share * static_cast<double>(rank.experts_on_host));
+    rank.experts_on_disk = std::min(
+        rank.experts_on_host,
+        static_cast<uint64_t>(share * static_cast<double>(rank.experts_on_host)) + kMiB);  // rounded up
     rank.experts_on_host -= rank.experts_on_disk;
   }
 }

@@ -22,7 +22,7 @@ enum class ExpertHome { kDevice, kHost, kDisk };
 
 // What a flag may change.
 struct PlanOptions {
-  WeightPrecision precision = WeightPrecision::kStored;
+  std::string quantization = "none";
   int ranks = 1;
   bool dp_attention = false;
   DType dtype = DType::kBF16;
@@ -97,11 +97,16 @@ class Planner {
   // Throws InvalidInput for a layout or limits that no budget can help (more ranks than heads, a
   // --max-model-len beyond the model's).
   MemoryPlan plan(const PlanOptions& options, const PlanBudget& budget);
+  // The plan of one rank only, with the pages that its own budget allows.
+  MemoryPlan plan_rank(const PlanOptions& options, const PlanBudget& budget, int rank);
+  // The same plan with the number of pages that all ranks agreed on.
+  void settle(MemoryPlan& plan, int64_t num_pages);
   // Whether the weights alone are more than the budget: what costs nothing to know.
   bool too_heavy(const PlanOptions& options, const PlanBudget& budget);
 
   // One rank's part, with KV pages still at 0 and `max_model_len` tokens of context.
   RankPlan rank_needs(const PlanOptions& options, int rank, int64_t max_model_len);
+  uint64_t graph_bytes(const PlanOptions& options) const;  // that the driver keeps of recorded steps
   int64_t kv_bytes_per_token(const PlanOptions& options, int rank) const;
   uint64_t kv_cache_bytes(const PlanOptions& options, int rank, int64_t num_pages) const;
   // Pages that `bytes` of KV cache hold, no more than every sequence at its longest would use.
@@ -110,12 +115,14 @@ class Planner {
   // The shortest context that counts as fitting.
   int64_t required_len(const PlanOptions& options) const;
 
-  const ModelWeights& weights(WeightPrecision precision, DType dtype);
-  FormOf forms(WeightPrecision precision, DType dtype) const;
+  const ModelWeights& weights(const std::string& quantization, DType dtype);
+  FormOf forms(const std::string& quantization, DType dtype) const;
   const ModelConfig& config() const { return config_; }
   const DeviceSpec& device() const { return device_; }
 
  private:
+  MemoryPlan plan_ranks(const PlanOptions& options, const PlanBudget& budget, int first, int last);
+  void judge(MemoryPlan& plan);
   const StepMemory& step_memory(const PlanOptions& options, int rank, int64_t max_model_len);
   void place_experts(MemoryPlan& plan);
 
@@ -123,7 +130,7 @@ class Planner {
   FormOf stored_;
   DeviceSpec device_;
   int64_t least_len_;
-  std::map<std::pair<WeightPrecision, DType>, std::unique_ptr<ModelWeights>> weights_;
+  std::map<std::pair<std::string, DType>, std::unique_ptr<ModelWeights>> weights_;
   std::map<std::string, StepMemory> steps_;
 };
 

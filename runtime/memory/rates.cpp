@@ -22,8 +22,8 @@ double touched(const ModelConfig& c, int64_t tokens) {
   return 1 - std::pow(1 - share, static_cast<double>(tokens));
 }
 
-double matrix_rate(const DeviceSpec& device, WeightPrecision precision, const ModelConfig& config) {
-  const bool fp8 = precision == WeightPrecision::kFp8 || (precision == WeightPrecision::kStored &&
+double matrix_rate(const DeviceSpec& device, const std::string& quantization, const ModelConfig& config) {
+  const bool fp8 = quantization == "fp8" || (quantization == "none" &&
                      config.quantization.method == QuantizationMethod::kFp8);
   // Only FP8 weights meet FP8 activations (kernels/cuda, sm_90 on); INT8 and INT4 are multiplied in BF16.
   if (fp8 && device.gpu.arch >= 90 && device.fp8_tflops > 0) return device.fp8_tflops * kTera;
@@ -35,7 +35,7 @@ StepTime step_time(Planner& planner, const MemoryPlan& plan, const RankPlan& ran
   const ModelConfig& c = planner.config();
   const PlanOptions& o = plan.options;
   const DeviceSpec& device = planner.device();
-  const ModelWeights& weights = planner.weights(o.precision, o.dtype);
+  const ModelWeights& weights = planner.weights(o.quantization, o.dtype);
   const ParallelLayout layout{rank.rank, o.ranks, o.dp_attention};
   const bool moe = c.n_routed_experts > 0;
   const auto N = static_cast<double>(o.ranks);
@@ -79,7 +79,7 @@ StepTime step_time(Planner& planner, const MemoryPlan& plan, const RankPlan& ran
   const double attention = T * step.context * pairs *
                            static_cast<double>(c.num_attention_heads * c.num_hidden_layers);
   const double products = 2 * T * static_cast<double>(weights.active_parameters());
-  time.compute_s = (products / matrix_rate(device, o.precision, c) +
+  time.compute_s = (products / matrix_rate(device, o.quantization, c) +
                     attention / (device.bf16_tflops * kTera)) / N;
 
   // Links: all-reduces of T x hidden, one after attention, one after a dense MLP and two after a mixture

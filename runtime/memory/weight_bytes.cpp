@@ -6,64 +6,39 @@
 
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/checkpoint_source.h"
+#include "runtime/quantization/scheme.h"
 
 namespace shoal {
 namespace {
 
-constexpr int32_t kFp8Block = 128, kInt4Group = 128;
-
-bool is_quantised_kind(const PlannedTensor& tensor) {
-  if (tensor.k == 0 || tensor.keep_f32) return false;
-  switch (tensor.cut) {
-    case Cut::kVocabulary: return false;
-    default: break;
-  }
-  switch (tensor.kind) {
-    case TensorKind::kAttention:
-    case TensorKind::kDenseMlp:
-    case TensorKind::kSharedExperts:
-    case TensorKind::kRoutedExperts: return true;
-    // Of the multi-token-prediction layer: its layer, not the projection before it.
-    case TensorKind::kMtp: return !tensor.name.ends_with(".eh_proj.weight");
-    default: return false;
-  }
+std::string stem(const PlannedTensor& tensor) {
+  constexpr std::string_view kWeight = ".weight";
+  return tensor.name.substr(0, tensor.name.size() - kWeight.size());
 }
 
 }  // namespace
 
-WeightPrecision parse_weight_precision(const std::string& value) {
-  if (value.empty() || value == "none" || value == "auto") return WeightPrecision::kStored;
-  for (const WeightPrecision precision : {WeightPrecision::kFp8, WeightPrecision::kInt8, WeightPrecision::kInt4}) {
-    if (value == weight_precision_name(precision)) return precision;
-  }
-  throw_invalid("--quantization {}: use none, fp8, int8 or int4", value);
-}
-
-std::string weight_precision_name(WeightPrecision precision) {
-  switch (precision) {
-    case WeightPrecision::kStored: return "none";
-    case WeightPrecision::kFp8: return "fp8";
-    case WeightPrecision::kInt8: return "int8";
-    case WeightPrecision::kInt4: return "int4";
-  }
-  SHOAL_CHECK(false, "precision {}", static_cast<int>(precision));
-}
-
-FormOf forms_of_precision(const ModelConfig& config, WeightPrecision precision, DType dtype) {
-  const bool stored_fp8 = config.quantization.method == QuantizationMethod::kFp8;
-  const int32_t rows = config.quantization.block_rows, cols = config.quantization.block_cols;
+FormOf forms_as_published(const ModelConfig& config, DType dtype) {
+  const bool fp8 = config.quantization.method == QuantizationMethod::kFp8;
+  const WeightForm blocks{DType::kF8E4M3, config.quantization.block_rows, config.quantization.block_cols};
   return [=](const PlannedTensor& tensor) -> WeightForm {
     if (tensor.k == 0) return {.dtype = DType::kF32};
-    if (!is_quantised_kind(tensor)) return {.dtype = dtype};
-    switch (precision) {
-      case WeightPrecision::kStored:
-        if (stored_fp8) return {DType::kF8E4M3, rows, cols};
-        return {.dtype = dtype};
-      case WeightPrecision::kFp8: return {DType::kF8E4M3, kFp8Block, kFp8Block};
-      case WeightPrecision::kInt8: return {DType::kI8, 1, static_cast<int32_t>(tensor.k)};
-      case WeightPrecision::kInt4: return {DType::kI4x2, 1, kInt4Group};
+    return fp8 && is_quantizable(stem(tensor)) ? blocks : WeightForm{.dtype = dtype};
+  };
+}
+
+FormOf forms_quantized(FormOf stored, const std::string& quantization) {
+  if (quantization == "none") return stored;
+  const QuantizationScheme scheme = parse_scheme("--quantization", quantization);
+  return [stored = std::move(stored), scheme](const PlannedTensor& tensor) {
+    const WeightForm form = stored(tensor);
+    if (tensor.k == 0 || !is_quantizable(stem(tensor))) return form;
+    if (form.dtype == DType::kI8 || form.dtype == DType::kI4x2) {
+      throw_invalid("--quantization {}: the checkpoint's tensor {} is {} already", scheme.name, tensor.name,
+                    dtype_name(form.dtype));
     }
-    SHOAL_CHECK(false, "precision {}", static_cast<int>(precision));
+    if (form.dtype == scheme.dtype) return form;
+    return scheme.form(tensor.k).value_or(form);
   };
 }
 

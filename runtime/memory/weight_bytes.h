@@ -16,20 +16,13 @@
 
 namespace shoal {
 
-// What a precision makes of the matrices of a model whose files are not looked at. Embedding, head, router
-// and norms keep their type in every precision.
-//   stored  as the model is published: FP8 blocks for V3 and R1, bfloat16 for the others
-//   fp8     e4m3 in blocks of 128 x 128
-//   int8    one scale a row
-//   int4    one scale for each 128 columns of a row
-enum class WeightPrecision { kStored, kFp8, kInt8, kInt4 };
-// Throws InvalidInput: --quantization VALUE. "" and "none": kStored.
-WeightPrecision parse_weight_precision(const std::string& value);
-std::string weight_precision_name(WeightPrecision precision);
-
 using FormOf = std::function<WeightForm(const PlannedTensor&)>;
-// dtype (F32 | BF16): of what is not quantised.
-FormOf forms_of_precision(const ModelConfig& config, WeightPrecision precision, DType dtype);
+// As a model is published, in files that are not looked at: FP8 blocks where its config says so, else dtype
+// (F32 | BF16). Embedding, head, routers and norms are never quantised.
+FormOf forms_as_published(const ModelConfig& config, DType dtype);
+// `stored`, quantised while loading. Throws InvalidInput for a --quantization that there is not; the function
+// does for a matrix that holds integers already.
+FormOf forms_quantized(FormOf stored, const std::string& quantization);
 
 // What loading makes of the checkpoint's own tensors, from their headers. The function throws InvalidInput
 // for a tensor that is missing or has another shape.

@@ -69,9 +69,9 @@ TEST_CASE("the finest quantisation that fits is advised") {
   a = tighter.with("--quantization");
   REQUIRE(a != nullptr);
   CHECK(join_flags(a->flags) == "--quantization int4");
-  for (const WeightPrecision precision : {WeightPrecision::kFp8, WeightPrecision::kInt8}) {
+  for (const std::string quantization : {"fp8", "int8"}) {
     PlanOptions o = tighter.request.options;
-    o.precision = precision;
+    o.quantization = quantization;
     CHECK_FALSE(tighter.fits(o));
   }
 }
@@ -127,7 +127,7 @@ TEST_CASE("R1 on one consumer GPU: experts in host memory, or a distilled model"
   Answer answer({"R1", "1xRTX 4090", {}}, uint64_t{512} << 30);
   const Advice* offload = answer.with("--expert-offload host");
   REQUIRE(offload != nullptr);
-  CHECK(offload->options.precision == WeightPrecision::kInt4);  // 671 GB would not fit into 512 GiB
+  CHECK(offload->options.quantization == "int4");  // 671 GB would not fit into 512 GiB
   const Advice* distilled = answer.with("--model");
   REQUIRE(distilled != nullptr);
   // 32 B in int4 fits into 24 GB, 70 B does not.
@@ -143,7 +143,7 @@ TEST_CASE("what is nobody's to change is left alone") {
   Answer answer(q);
   answer.request.may_quantise = answer.request.may_offload = answer.request.may_change_model = false;
   for (const Advice& a : advise(answer.planner, answer.request)) {
-    CHECK(a.options.precision == WeightPrecision::kStored);
+    CHECK(a.options.quantization == "none");
     CHECK(a.options.experts == ExpertHome::kDevice);
     CHECK(a.model.empty());
   }

@@ -20,18 +20,18 @@ MemoryPlan plan_on(const std::string& model, const std::string& gpus, PlanOption
 TEST_CASE("models fit where they are known to fit, and do not where they cannot") {
   CHECK(plan_on("Qwen-7B", "RTX 4090").fits);
   CHECK_FALSE(plan_on("Qwen-14B", "RTX 4090").fits);
-  CHECK(plan_on("Qwen-14B", "RTX 4090", {.precision = WeightPrecision::kInt4}).fits);
+  CHECK(plan_on("Qwen-14B", "RTX 4090", {.quantization = "int4"}).fits);
   CHECK_FALSE(plan_on("V2-Lite", "RTX 4090").fits);
-  CHECK(plan_on("V2-Lite", "RTX 4090", {.precision = WeightPrecision::kInt4}).fits);
+  CHECK(plan_on("V2-Lite", "RTX 4090", {.quantization = "int4"}).fits);
   CHECK(plan_on("V2-Lite", "H100").fits);
   CHECK_FALSE(plan_on("V3", "8xH100").fits);
-  CHECK(plan_on("V3", "8xH100", {.precision = WeightPrecision::kInt4}).fits);
+  CHECK(plan_on("V3", "8xH100", {.quantization = "int4"}).fits);
   CHECK(plan_on("R1", "8xH200").fits);
   CHECK(plan_on("Llama-70B", "2xH100").fits);
 }
 
 TEST_CASE("a plan is the sum of its parts and stays within the budget") {
-  const MemoryPlan plan = plan_on("V2-Lite", "2xRTX 4090", {.precision = WeightPrecision::kFp8});
+  const MemoryPlan plan = plan_on("V2-Lite", "2xRTX 4090", {.quantization = "fp8"});
   REQUIRE(plan.fits);
   REQUIRE(plan.ranks.size() == 2);
   for (const RankPlan& rank : plan.ranks) {
@@ -96,7 +96,7 @@ TEST_CASE("experts go to the host when asked to, and the rest of the plan stays"
   const DeviceSpec device = device_named("RTX 4090");
   Planner planner(published("V2"), {}, device);
   PlanBudget budget = gpu_budget(device, 0.9, 1);
-  PlanOptions o{.precision = WeightPrecision::kInt4};
+  PlanOptions o{.quantization = "int4"};
   CHECK_FALSE(planner.plan(o, budget).fits);
   o.experts = ExpertHome::kHost;
   const MemoryPlan plan = planner.plan(o, budget);

@@ -64,7 +64,7 @@ TEST_CASE("V3 at batch 1 on eight GPUs waits for collectives as long as for memo
 }
 
 TEST_CASE("experts on the host are read at the host's pace") {
-  Case c("V2", "RTX 4090", {.precision = WeightPrecision::kInt4, .experts = ExpertHome::kHost});
+  Case c("V2", "RTX 4090", {.quantization = "int4", .experts = ExpertHome::kHost});
   REQUIRE(c.plan.fits);
   const Rate rate = decode_rate(c.planner, c.plan, 1, 1024, {.gigabytes_per_s = 200});
   const double off = static_cast<double>(c.plan.ranks[0].experts_on_host);

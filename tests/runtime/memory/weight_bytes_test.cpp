@@ -11,8 +11,9 @@
 namespace shoal {
 namespace {
 
-ModelWeights weights_of(const ModelConfig& config, WeightPrecision precision) {
-  return {config, forms_of_precision(config, precision, DType::kBF16), DType::kBF16, false};
+ModelWeights weights_of(const ModelConfig& config, const std::string& quantization) {
+  return {config, forms_quantized(forms_as_published(config, DType::kBF16), quantization), DType::kBF16,
+          false};
 }
 
 // The published sizes: parameters and bytes in 10^9, KV bytes a token in bfloat16. fp8 0: not listed.
@@ -39,20 +40,20 @@ TEST_CASE("parameters, weights and KV cache of the published models are the know
   for (const Figures& f : kFigures) {
     INFO(f.name);
     ModelConfig config = published(f.name);
-    const ModelWeights stored = weights_of(config, WeightPrecision::kStored);
+    const ModelWeights stored = weights_of(config, "none");
     if (f.parameters > 0) {
       CHECK(stored.parameters() / 1e9 == Approx(f.parameters).epsilon(0.002));
       CHECK(stored.active_parameters() / 1e9 == Approx(f.active).epsilon(0.005));
     }
     if (f.fp8 > 0) {
-      CHECK(weights_of(config, WeightPrecision::kFp8).total_bytes() / 1e9 == Approx(f.fp8).epsilon(0.015));
+      CHECK(weights_of(config, "fp8").total_bytes() / 1e9 == Approx(f.fp8).epsilon(0.015));
     }
     // The list has 16-bit scales for the groups, we hold 32-bit ones: 1/32 byte a parameter more at most.
-    const double int4 = weights_of(config, WeightPrecision::kInt4).total_bytes() / 1e9;
+    const double int4 = weights_of(config, "int4").total_bytes() / 1e9;
     CHECK(int4 > f.int4 * 0.97);
     CHECK(int4 < f.int4 * 1.04);
     config.quantization = {};
-    CHECK(weights_of(config, WeightPrecision::kStored).total_bytes() / 1e9 == Approx(f.bf16).epsilon(0.005));
+    CHECK(weights_of(config, "none").total_bytes() / 1e9 == Approx(f.bf16).epsilon(0.005));
     const int64_t kv_heads = config.is_mla() ? 0 : config.num_key_value_heads;
     CHECK(config.num_hidden_layers * kv_bytes_per_token_layer(config, kv_heads, DType::kBF16) == f.kv);
   }
@@ -87,7 +88,7 @@ TEST_CASE("what ranks hold is what the headers of golden checkpoints say, kind b
 
 TEST_CASE("ranks together hold the whole model, and V3's experts are shared out") {
   const ModelConfig config = published("V3");
-  const ModelWeights weights = weights_of(config, WeightPrecision::kInt4);
+  const ModelWeights weights = weights_of(config, "int4");
   uint64_t experts = 0;
   for (int rank = 0; rank < 6; ++rank) {
     const ModelWeights::Held held = weights.held({rank, 6, false});
@@ -98,11 +99,11 @@ TEST_CASE("ranks together hold the whole model, and V3's experts are shared out"
   CHECK(experts == weights.whole(TensorKind::kRoutedExperts).bytes);
 }
 
-TEST_CASE("names of precisions, and layouts that no budget helps") {
-  CHECK(parse_weight_precision("int4") == WeightPrecision::kInt4);
-  CHECK(parse_weight_precision("none") == WeightPrecision::kStored);
-  INVALID(parse_weight_precision("int3"), "--quantization int3");
+TEST_CASE("what is quantised already is not quantised again, and layouts that no budget helps") {
   const ModelConfig config = published("V2-Lite");
+  INVALID(forms_quantized(forms_as_published(config, DType::kBF16), "int3"), "--quantization \"int3\"");
+  const FormOf int4 = forms_quantized(forms_as_published(config, DType::kBF16), "int4");
+  INVALID(ModelWeights(config, forms_quantized(int4, "int8"), DType::kBF16, false), "int4x2 already");
   INVALID(check_layout(config, 17, false), "16 attention heads");
   INVALID(check_layout(config, 65, true), "64 routed experts");
   CHECK_NOTHROW(check_layout(config, 64, true));
