@@ -8,6 +8,9 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/loader.h"
 #include "tests/support/ranks.h"
+#ifdef SHOAL_CUDA_EMULATED
+#include "tests/emulated_cuda/control.h"
+#endif
 
 namespace shoal {
 namespace {
@@ -27,9 +30,18 @@ class Counted : public StepRunner {
     for (const SequenceSlice& s : plan.slices) fed += s.from_sample >= 0;
     ++uncollected_;
     runner_.begin(plan);
+#ifdef SHOAL_CUDA_EMULATED
+    for (const std::string& what : emulated::take_trace()) {
+      if (what.find("sample_kernel") != std::string::npos) --unsampled_;
+    }
+    queued_behind += unsampled_ > 0;
+#endif
   }
   void sample(std::span<const SampleInput> inputs) override {
-    for (const SampleInput& in : inputs) dead += in.params == nullptr;
+    size_t nobody = 0;
+    for (const SampleInput& in : inputs) nobody += in.params == nullptr;
+    dead += static_cast<int64_t>(nobody);
+    unsampled_ += inputs.size() > nobody;
     runner_.sample(inputs);
   }
   std::vector<SampleResult> collect() override {
@@ -38,10 +50,11 @@ class Counted : public StepRunner {
   }
 
   int64_t steps = 0, ahead = 0, begun_behind = 0, fed = 0, dead = 0;
+  int64_t queued_behind = 0;  // steps that were queued whole before the one before had sampled
 
  private:
   StepRunner& runner_;
-  int64_t uncollected_ = 0;
+  int64_t uncollected_ = 0, unsampled_ = 0;
 };
 
 std::vector<Request> random_requests(int32_t vocab, int count) {
@@ -123,6 +136,18 @@ void check_same(const Outcome& a, const Outcome& b, const std::vector<Request>& 
   }
 }
 
+LoadOptions small_options(const std::string& checkpoint) {
+  LoadOptions options;
+  options.model_dir = SHOAL_SOURCE_DIR "/tests/golden/data/" + checkpoint;
+  options.dtype = "float32";
+  options.max_num_seqs = 6;
+  options.max_num_batched_tokens = 24;
+  options.page_size = 4;
+  options.max_model_len = 40;
+  options.kv_cache_tokens = 44;  // of one sequence at its longest: the others are preempted
+  return options;
+}
+
 TEST_CASE("one step ahead of the device: the same tokens and logprobs") {
   struct Way {
     std::string label, checkpoint;
@@ -133,16 +158,9 @@ TEST_CASE("one step ahead of the device: the same tokens and logprobs") {
                          Way{"mixture, graphs", "v3"}, Way{"DP attention", "v2-lite", true, true},
                          Way{"some steps all-to-all", "v3", true, false, ExchangePolicy::kAuto}}) {
     INFO(way.label << ", " << rank_runtime().size() << " ranks");
-    LoadOptions options;
-    options.model_dir = SHOAL_SOURCE_DIR "/tests/golden/data/" + way.checkpoint;
-    options.dtype = "float32";
+    LoadOptions options = small_options(way.checkpoint);
     options.dp_attention = way.dp_attention;
     options.enforce_eager = !way.graphs;
-    options.max_num_seqs = 6;
-    options.max_num_batched_tokens = 24;
-    options.page_size = 4;
-    options.max_model_len = 40;
-    options.kv_cache_tokens = 44;  // of one sequence at its longest: the others are preempted
     const auto model = load_model(rank_runtime(), options);
     const std::vector<Request> requests =
         random_requests(static_cast<int32_t>(model->config.vocab_size), 10);
@@ -169,6 +187,60 @@ TEST_CASE("one step ahead of the device: the same tokens and logprobs") {
     }
   }
 }
+
+#ifdef SHOAL_CUDA_EMULATED
+
+// What the host may overwrite too early, or not wait for, shows when all work of the device is late.
+TEST_CASE("one step ahead of devices that are late: the next step is queued before they have sampled") {
+  if (rank_runtime().on_cpu()) return;
+  for (const bool graphs : {true, false}) {
+    LoadOptions options = small_options("qwen2");
+    options.enforce_eager = !graphs;
+    const auto model = load_model(rank_runtime(), options);
+    const std::vector<Request> requests =
+        random_requests(static_cast<int32_t>(model->config.vocab_size), 4);
+    Outcome waiting{.counted = Counted(*model->runner)}, ahead{.counted = Counted(*model->runner)};
+    const auto begin = [] {
+      rank_runtime().device().synchronize();
+      emulated::take_trace();
+      emulated::set_stream_delays(7 + rank_runtime().rank(), 300);
+    };
+    begin();
+    serve(*model, options, false, ExchangePolicy::kReplicated, requests, waiting);
+    begin();
+    serve(*model, options, true, ExchangePolicy::kReplicated, requests, ahead);
+    rank_runtime().device().synchronize();
+    emulated::reset();
+    if (rank_runtime().rank() != 0) continue;
+    INFO("graphs " << graphs << ", " << rank_runtime().size() << " ranks");
+    check_same(ahead, waiting, requests);
+    CHECK(waiting.counted.queued_behind == 0);
+    CHECK(ahead.counted.queued_behind > 0);
+  }
+}
+
+TEST_CASE("a kernel that fails is reported with the step, or the two that were queued") {
+  if (rank_runtime().on_cpu() || rank_runtime().size() > 1) return;
+  const LoadOptions options = small_options("qwen2");
+  const auto model = load_model(rank_runtime(), options);
+  Outcome outcome{.counted = Counted(*model->runner)};
+  emulated::fail_kernel_after(200);
+  try {
+    serve(*model, options, true, ExchangePolicy::kReplicated,
+          random_requests(static_cast<int32_t>(model->config.vocab_size), 4), outcome);
+    CHECK(false);
+  } catch (const DeviceFault& fault) {
+    const std::string text = fault.what();
+    INFO(text);
+    const auto steps = static_cast<uint64_t>(outcome.counted.steps);
+    CHECK(steps > 1);
+    CHECK((text.starts_with(fmt::format("in step {}: ", steps)) ||
+           text.starts_with(fmt::format("in step {} or {}: ", steps - 1, steps))));
+  }
+  emulated::reset();
+}
+
+#endif
 
 }  // namespace
 }  // namespace shoal
