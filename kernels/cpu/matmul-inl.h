@@ -70,8 +70,8 @@ struct WeightRow<F8E4M3> {
   }
 };
 // A min costs one addition per vector of decoded weights and one broadcast per group, of each row:
-// beside a multiplication and kM fused ones. Adding min * (sum of x over the group) afterwards would
-// save nothing: a group is one to four vectors long, and its sum costs a fused addition too.
+// beside five instructions or more. Adding min * (sum of x over the group) afterwards would replace
+// the additions of a group, two for 32 columns, by a fused one, and give other bits than dequantize.
 template <typename T, bool kMin>
 struct WeightRow<Groups<T, kMin>> {
   static constexpr bool kTwice = HWY_TARGET != HWY_SCALAR && std::is_same_v<T, I4x2>;
@@ -193,6 +193,18 @@ struct RowScales {
   }
 };
 
+// The scales of a row of W are some cache lines of their own, too few for the hardware to see them
+// coming: asks for those of rows [begin, end), as far as W has them.
+HWY_INLINE void prefetch_scales(const Weight& w, int64_t begin, int64_t end) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  const int64_t floats = (std::min(end, w.n()) - begin) * w.scale.stride[0];
+  const int64_t first = begin * w.scale.stride[0];
+  for (int64_t i = 0; i < floats; i += kLine) {
+    hwy::Prefetch(w.scale.as<const float>() + first + i);
+    if (w.min.defined()) hwy::Prefetch(w.min.as<const float>() + first + i);
+  }
+}
+
 // acc += x W^T for the kN weight rows `rows` over [k0, k1), decoding the weight in registers.
 template <typename T, int kM, int kN>
 HWY_INLINE void accumulate_weight(const float* const (&x)[kM], const Weight& w,
@@ -200,8 +212,8 @@ HWY_INLINE void accumulate_weight(const float* const (&x)[kM], const Weight& w,
                                   VF (&acc)[kM][kN]) {
   using Stored = typename WeightType<T>::Stored;
   const int64_t ahead = kN * w.data.stride[0];
-  WeightRow<T> row[kN];
   if constexpr (WeightType<T>::kScaled) {
+    if (w.block_rows == 1) prefetch_scales(w, rows[0] + kN, rows[0] + 2 * kN);
     const Stored* data[kN];
     RowScales scales[kN];
     SHOAL_UNROLL for (int j = 0; j < kN; ++j) {
@@ -209,12 +221,14 @@ HWY_INLINE void accumulate_weight(const float* const (&x)[kM], const Weight& w,
       scales[j] = RowScales(w, rows[j]);
     }
     for_scale_runs(w, k0, k1, [&](int64_t begin, int64_t end, int64_t block) HWY_ATTR {
+      WeightRow<T> row[kN];
       SHOAL_UNROLL for (int j = 0; j < kN; ++j) {
         row[j] = scales[j].template run<T>(data[j], ahead, block);
       }
       accumulate<kM, kN>(x, row, begin, end, acc);
     });
   } else {
+    WeightRow<T> row[kN];
     SHOAL_UNROLL for (int j = 0; j < kN; ++j) row[j] = {w.data.row<const T>(rows[j]), ahead};
     accumulate<kM, kN>(x, row, k0, k1, acc);
   }
