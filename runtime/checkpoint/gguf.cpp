@@ -51,7 +51,9 @@ uint64_t value_bytes(ValueType type) {
 class Cursor {
  public:
   Cursor(const GgufBytes& bytes, uint64_t file_bytes, const std::string& source)
-      : bytes_(bytes), limit_(std::min(file_bytes, kMaxHeaderBytes)), source_(source),
+      : bytes_(bytes),
+        limit_(std::min(file_bytes, kMaxHeaderBytes)),
+        source_(source),
         large_(file_bytes > kMaxHeaderBytes) {}
 
   uint64_t position() const { return position_; }
@@ -195,20 +197,13 @@ class GgufParser {
 
   GgufValue value(ValueType type, const std::string& what) {
     switch (type) {
-      case ValueType::kU8:
-        return int64_t{cursor_.number<uint8_t>(what)};
-      case ValueType::kI8:
-        return int64_t{cursor_.number<int8_t>(what)};
-      case ValueType::kU16:
-        return int64_t{cursor_.number<uint16_t>(what)};
-      case ValueType::kI16:
-        return int64_t{cursor_.number<int16_t>(what)};
-      case ValueType::kU32:
-        return int64_t{cursor_.number<uint32_t>(what)};
-      case ValueType::kI32:
-        return int64_t{cursor_.number<int32_t>(what)};
-      case ValueType::kI64:
-        return cursor_.number<int64_t>(what);
+      case ValueType::kU8: return int64_t{cursor_.number<uint8_t>(what)};
+      case ValueType::kI8: return int64_t{cursor_.number<int8_t>(what)};
+      case ValueType::kU16: return int64_t{cursor_.number<uint16_t>(what)};
+      case ValueType::kI16: return int64_t{cursor_.number<int16_t>(what)};
+      case ValueType::kU32: return int64_t{cursor_.number<uint32_t>(what)};
+      case ValueType::kI32: return int64_t{cursor_.number<int32_t>(what)};
+      case ValueType::kI64: return cursor_.number<int64_t>(what);
       case ValueType::kU64: {
         const auto n = cursor_.number<uint64_t>(what);
         if (n > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
@@ -216,19 +211,15 @@ class GgufParser {
         }
         return static_cast<int64_t>(n);
       }
-      case ValueType::kF32:
-        return shortest_decimal(cursor_.number<float>(what));
-      case ValueType::kF64:
-        return cursor_.number<double>(what);
+      case ValueType::kF32: return shortest_decimal(cursor_.number<float>(what));
+      case ValueType::kF64: return cursor_.number<double>(what);
       case ValueType::kBool: {
         const auto b = cursor_.number<uint8_t>(what);
         if (b > 1) throw_invalid("{}: {} is a boolean of {}, should be 0 or 1", source_, what, b);
         return b == 1;
       }
-      case ValueType::kString:
-        return cursor_.text(kMaxHeaderBytes, what);
-      case ValueType::kArray:
-        return array(what);
+      case ValueType::kString: return cursor_.text(kMaxHeaderBytes, what);
+      case ValueType::kArray: return array(what);
     }
     SHOAL_CHECK(false, "value type {}", static_cast<uint32_t>(type));
   }
@@ -272,7 +263,8 @@ class GgufParser {
   }
 
   void tensor(uint64_t index) {
-    const std::string name = cursor_.text(kMaxNameBytes, fmt::format("the name of tensor {}", index));
+    const std::string name =
+        cursor_.text(kMaxNameBytes, fmt::format("the name of tensor {}", index));
     const std::string what = "tensor " + in_quotes(name);
     GgufTensor tensor;
     const auto dimensions = cursor_.number<uint32_t>(what);
@@ -285,18 +277,20 @@ class GgufParser {
       const auto size = cursor_.number<uint64_t>(what);
       if (size == 0 || __builtin_mul_overflow(elements, size, &elements) ||
           elements > uint64_t{1} << 48) {
-        throw_invalid("{}: {} has a dimension of {}; should be 1 or more, and all together hold at "
-                      "most 2^48 elements",
-                      source_, what, size);
+        throw_invalid(
+            "{}: {} has a dimension of {}; should be 1 or more, and all together hold at "
+            "most 2^48 elements",
+            source_, what, size);
       }
       tensor.shape.insert(tensor.shape.begin(), static_cast<int64_t>(size));
     }
     const auto type = cursor_.number<uint32_t>(what);
     tensor.type = find_ggml_type(type);
     if (tensor.type == nullptr) {
-      throw_invalid("{}: {} has the type {}; Shoal reads F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, "
-                    "Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_NL",
-                    source_, what, ggml_type_name(type));
+      throw_invalid(
+          "{}: {} has the type {}; Shoal reads F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, "
+          "Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K and IQ4_NL",
+          source_, what, ggml_type_name(type));
     }
     if (tensor.shape.back() % tensor.type->block != 0) {
       throw_invalid("{}: {} is {}: rows of {} elements should be whole blocks of {}", source_, what,
@@ -322,9 +316,10 @@ class GgufParser {
       }
       if (data > file_bytes_ || offset > file_bytes_ - data ||
           bytes > file_bytes_ - data - offset) {
-        throw_invalid("{}: tensor {} of {} bytes at offset {} of the data, which begins at byte {}, "
-                      "ends beyond the file's {} bytes: truncated, or an offset that is wrong",
-                      source_, in_quotes(name), bytes, offset, data, file_bytes_);
+        throw_invalid(
+            "{}: tensor {} of {} bytes at offset {} of the data, which begins at byte {}, "
+            "ends beyond the file's {} bytes: truncated, or an offset that is wrong",
+            source_, in_quotes(name), bytes, offset, data, file_bytes_);
       }
       tensor.begin = data + offset;
       tensor.end = tensor.begin + bytes;
@@ -350,14 +345,20 @@ class GgufParser {
 
 const GgmlType* find_ggml_type(uint32_t id) {
   using Id = GgmlType::Id;
-  static constexpr GgmlType kTypes[] = {
-      {Id::kF32, "F32", 1, 4},          {Id::kF16, "F16", 1, 2},
-      {Id::kBF16, "BF16", 1, 2},        {Id::kQ4_0, "Q4_0", 32, 2 + 16},
-      {Id::kQ4_1, "Q4_1", 32, 4 + 16},  {Id::kQ5_0, "Q5_0", 32, 2 + 4 + 16},
-      {Id::kQ5_1, "Q5_1", 32, 4 + 4 + 16}, {Id::kQ8_0, "Q8_0", 32, 2 + 32},
-      {Id::kQ2_K, "Q2_K", 256, 16 + 64 + 4}, {Id::kQ3_K, "Q3_K", 256, 32 + 64 + 12 + 2},
-      {Id::kQ4_K, "Q4_K", 256, 4 + 12 + 128}, {Id::kQ5_K, "Q5_K", 256, 4 + 12 + 32 + 128},
-      {Id::kQ6_K, "Q6_K", 256, 128 + 64 + 16 + 2}, {Id::kIQ4_NL, "IQ4_NL", 32, 2 + 16}};
+  static constexpr GgmlType kTypes[] = {{Id::kF32, "F32", 1, 4},
+                                        {Id::kF16, "F16", 1, 2},
+                                        {Id::kBF16, "BF16", 1, 2},
+                                        {Id::kQ4_0, "Q4_0", 32, 2 + 16},
+                                        {Id::kQ4_1, "Q4_1", 32, 4 + 16},
+                                        {Id::kQ5_0, "Q5_0", 32, 2 + 4 + 16},
+                                        {Id::kQ5_1, "Q5_1", 32, 4 + 4 + 16},
+                                        {Id::kQ8_0, "Q8_0", 32, 2 + 32},
+                                        {Id::kQ2_K, "Q2_K", 256, 16 + 64 + 4},
+                                        {Id::kQ3_K, "Q3_K", 256, 32 + 64 + 12 + 2},
+                                        {Id::kQ4_K, "Q4_K", 256, 4 + 12 + 128},
+                                        {Id::kQ5_K, "Q5_K", 256, 4 + 12 + 32 + 128},
+                                        {Id::kQ6_K, "Q6_K", 256, 128 + 64 + 16 + 2},
+                                        {Id::kIQ4_NL, "IQ4_NL", 32, 2 + 16}};
   for (const GgmlType& type : kTypes) {
     if (static_cast<uint32_t>(type.id) == id) return &type;
   }
@@ -367,11 +368,13 @@ const GgmlType* find_ggml_type(uint32_t id) {
 std::string ggml_type_name(uint32_t id) {
   // By number; empty: never given out, or taken back.
   static constexpr std::string_view kNames[] = {
-      "F32",  "F16",  "Q4_0",    "Q4_1",   "Q4_2",  "Q4_3",    "Q5_0",  "Q5_1",   "Q8_0",
-      "Q8_1", "Q2_K", "Q3_K",    "Q4_K",   "Q5_K",  "Q6_K",    "Q8_K",  "IQ2_XXS", "IQ2_XS",
-      "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8",    "I16",    "I32",
-      "I64",  "F64",  "IQ1_M",   "BF16",   "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0",
-      "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4", "NVFP4", "Q1_0", "Q2_0"};
+      "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
+      "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
+      "Q6_K",  "Q8_K",       "IQ2_XXS",    "IQ2_XS",     "IQ3_XXS",  "IQ1_S",    "IQ4_NL",
+      "IQ3_S", "IQ2_S",      "IQ4_XS",     "I8",         "I16",      "I32",      "I64",
+      "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
+      "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4",    "Q1_0",
+      "Q2_0"};
   return id < std::size(kNames) ? std::string(kNames[id]) : fmt::format("number {}", id);
 }
 

@@ -69,7 +69,9 @@ struct GgufArray {
   bool is_signed = false;
   std::string numbers;  // as in the file
   std::vector<std::string> strings;
-  uint64_t size() const { return element_bytes == 0 ? strings.size() : numbers.size() / element_bytes; }
+  uint64_t size() const {
+    return element_bytes == 0 ? strings.size() : numbers.size() / element_bytes;
+  }
   // REQUIRES: i < size(), integers or booleans.
   int64_t integer(uint64_t i) const;
 };
@@ -110,13 +112,15 @@ struct GgufHeader {
 // Copies bytes [begin, end) of a file; only ever asked for bytes inside it.
 using GgufBytes = std::function<void(uint64_t begin, uint64_t end, void* out)>;
 // `source` names the file in errors.
-GgufHeader parse_gguf_header(const GgufBytes& bytes, uint64_t file_bytes, const std::string& source);
+GgufHeader parse_gguf_header(const GgufBytes& bytes, uint64_t file_bytes,
+                             const std::string& source);
 
 // A model: one file, or all parts of NAME-00001-of-0000N.gguf. Immutable once open, any thread may
 // read.
 class GgufModel {
  public:
-  // `path`: the file, of a split model its first. Throws InvalidInput naming file, and key or tensor.
+  // `path`: the file, of a split model its first. Throws InvalidInput naming file, and key or
+  // tensor.
   static std::unique_ptr<GgufModel> open(const std::string& path);
 
   struct Entry {

@@ -76,7 +76,8 @@ void iq4_nl(const std::byte* b, GgmlBlock* out) {  // f16 d, 16 bytes of indices
   for (int i = 0; i < 32; ++i) out->q[i] = kValues[out->q[i]];
 }
 
-// 2 bits of each of 256 elements in 64 bytes: 32 bytes hold 128, the lowest bits of all the first 32.
+// 2 bits of each of 256 elements in 64 bytes: 32 bytes hold 128, the lowest bits of all the
+// first 32.
 void two_bits256(const std::byte* data, int8_t* q) {
   for (int i = 0; i < 256; ++i) {
     const int byte = i / 128 * 32 + i % 32, shift = i % 128 / 32 * 2;
@@ -84,7 +85,8 @@ void two_bits256(const std::byte* data, int8_t* q) {
   }
 }
 
-void q2_k(const std::byte* b, GgmlBlock* out) {  // 16 bytes of (min, scale), 64 of q, f16 d, f16 dmin
+void q2_k(const std::byte* b,
+          GgmlBlock* out) {  // 16 bytes of (min, scale), 64 of q, f16 d, f16 dmin
   const float d = half_at(b, 80), dmin = half_at(b, 82);
   for (int g = 0; g < 16; ++g) {
     out->scale[g] = d * static_cast<float>(byte_at(b, g) & 15);
@@ -93,7 +95,8 @@ void q2_k(const std::byte* b, GgmlBlock* out) {  // 16 bytes of (min, scale), 64
   two_bits256(b + 16, out->q);
 }
 
-void q3_k(const std::byte* b, GgmlBlock* out) {  // 32 bytes of third bits, 64 of q, 12 of scales, f16 d
+void q3_k(const std::byte* b,
+          GgmlBlock* out) {  // 32 bytes of third bits, 64 of q, 12 of scales, f16 d
   const std::byte* scales = b + 96;
   const float d = half_at(b, 108);
   for (int g = 0; g < 16; ++g) {  // low nibbles of groups 0..7, then 8..15; then two bits of each
@@ -107,11 +110,12 @@ void q3_k(const std::byte* b, GgmlBlock* out) {  // 32 bytes of third bits, 64 o
   }
 }
 
-// 12 bytes: eight 6-bit scales and eight 6-bit mins. Of 0 to 3 the six low bits of a byte, of 4 to 7
-// a nibble and the two high bits of the byte of 0 to 3.
+// 12 bytes: eight 6-bit scales and eight 6-bit mins. Of 0 to 3 the six low bits of a byte, of 4 to
+// 7 a nibble and the two high bits of the byte of 0 to 3.
 void six_bit_scales(const std::byte* b, float d, float dmin, GgmlBlock* out) {
   for (int g = 0; g < 8; ++g) {
-    const uint8_t low = byte_at(b, g % 4), middle = byte_at(b, 4 + g % 4), high = byte_at(b, 8 + g % 4);
+    const uint8_t low = byte_at(b, g % 4), middle = byte_at(b, 4 + g % 4),
+                  high = byte_at(b, 8 + g % 4);
     const int scale = g < 4 ? low & 63 : (high & 15) | (low >> 6) << 4;
     const int min = g < 4 ? middle & 63 : high >> 4 | (middle >> 6) << 4;
     out->scale[g] = d * static_cast<float>(scale);
@@ -126,12 +130,14 @@ void nibbles256(const std::byte* data, int8_t* q) {
   }
 }
 
-void q4_k(const std::byte* b, GgmlBlock* out) {  // f16 d, f16 dmin, 12 bytes of scales, 128 of nibbles
+void q4_k(const std::byte* b,
+          GgmlBlock* out) {  // f16 d, f16 dmin, 12 bytes of scales, 128 of nibbles
   six_bit_scales(b + 4, half_at(b, 0), half_at(b, 2), out);
   nibbles256(b + 16, out->q);
 }
 
-void q5_k(const std::byte* b, GgmlBlock* out) {  // f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128
+void q5_k(const std::byte* b,
+          GgmlBlock* out) {  // f16 d, f16 dmin, 12 of scales, 32 of fifth bits, 128
   six_bit_scales(b + 4, half_at(b, 0), half_at(b, 2), out);
   nibbles256(b + 48, out->q);
   for (int i = 0; i < 256; ++i) {
@@ -139,7 +145,8 @@ void q5_k(const std::byte* b, GgmlBlock* out) {  // f16 d, f16 dmin, 12 of scale
   }
 }
 
-void q6_k(const std::byte* b, GgmlBlock* out) {  // 128 of nibbles, 64 of high bits, 16 scales, f16 d
+void q6_k(const std::byte* b,
+          GgmlBlock* out) {  // 128 of nibbles, 64 of high bits, 16 scales, f16 d
   const float d = half_at(b, 208);
   for (int g = 0; g < 16; ++g) {
     out->scale[g] = d * static_cast<float>(static_cast<int8_t>(byte_at(b, 192 + g)));
@@ -155,61 +162,40 @@ void q6_k(const std::byte* b, GgmlBlock* out) {  // 128 of nibbles, 64 of high b
 
 WeightForm ggml_form(const GgmlType& type) {
   switch (type.id) {
-    case Id::kF32:
-      return {DType::kF32};
-    case Id::kF16:
-      return {DType::kF16};
-    case Id::kBF16:
-      return {DType::kBF16};
-    case Id::kQ4_0:
-      return {DType::kI4x2, 1, 32, false};
+    case Id::kF32: return {DType::kF32};
+    case Id::kF16: return {DType::kF16};
+    case Id::kBF16: return {DType::kBF16};
+    case Id::kQ4_0: return {DType::kI4x2, 1, 32, false};
     case Id::kQ4_1:
-    case Id::kQ4_K:
-      return {DType::kI4x2, 1, 32, true};
+    case Id::kQ4_K: return {DType::kI4x2, 1, 32, true};
     case Id::kQ5_0:
     case Id::kQ8_0:
-    case Id::kIQ4_NL:
-      return {DType::kI8, 1, 32, false};
+    case Id::kIQ4_NL: return {DType::kI8, 1, 32, false};
     case Id::kQ5_1:
-    case Id::kQ5_K:
-      return {DType::kI8, 1, 32, true};
-    case Id::kQ2_K:
-      return {DType::kI8, 1, 16, true};
+    case Id::kQ5_K: return {DType::kI8, 1, 32, true};
+    case Id::kQ2_K: return {DType::kI8, 1, 16, true};
     case Id::kQ3_K:
-    case Id::kQ6_K:
-      return {DType::kI8, 1, 16, false};
+    case Id::kQ6_K: return {DType::kI8, 1, 16, false};
   }
   SHOAL_CHECK(false, "ggml type {}", type.name);
 }
 
 void take_apart(const GgmlType& type, const std::byte* block, GgmlBlock* out) {
   switch (type.id) {
-    case Id::kQ4_0:
-      return q4_0(block, out);
-    case Id::kQ4_1:
-      return q4_1(block, out);
-    case Id::kQ5_0:
-      return q5_0(block, out);
-    case Id::kQ5_1:
-      return q5_1(block, out);
-    case Id::kQ8_0:
-      return q8_0(block, out);
-    case Id::kQ2_K:
-      return q2_k(block, out);
-    case Id::kQ3_K:
-      return q3_k(block, out);
-    case Id::kQ4_K:
-      return q4_k(block, out);
-    case Id::kQ5_K:
-      return q5_k(block, out);
-    case Id::kQ6_K:
-      return q6_k(block, out);
-    case Id::kIQ4_NL:
-      return iq4_nl(block, out);
+    case Id::kQ4_0: return q4_0(block, out);
+    case Id::kQ4_1: return q4_1(block, out);
+    case Id::kQ5_0: return q5_0(block, out);
+    case Id::kQ5_1: return q5_1(block, out);
+    case Id::kQ8_0: return q8_0(block, out);
+    case Id::kQ2_K: return q2_k(block, out);
+    case Id::kQ3_K: return q3_k(block, out);
+    case Id::kQ4_K: return q4_k(block, out);
+    case Id::kQ5_K: return q5_k(block, out);
+    case Id::kQ6_K: return q6_k(block, out);
+    case Id::kIQ4_NL: return iq4_nl(block, out);
     case Id::kF32:
     case Id::kF16:
-    case Id::kBF16:
-      break;
+    case Id::kBF16: break;
   }
   SHOAL_CHECK(false, "{} has no blocks", type.name);
 }

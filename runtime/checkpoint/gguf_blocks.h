@@ -1,9 +1,10 @@
 // The blocks of ggml's quantised types, taken apart. Pure.
 //
-// Every type is value = q * scale + min with an integer q and one scale (and min) per group of 16 or
-// 32; the scales of the K types are themselves products of a 4- or 6-bit number and a float16 of the
-// block. q * scale is exact in float32 (5 bits of q at most beside 17 of the scale; Q6_K, which has
-// no min, is rounded once), so one formula gives the bits of the gguf package whatever the order.
+// Every type is value = q * scale + min with an integer q and one scale (and min) per group of 16
+// or 32; the scales of the K types are themselves products of a 4- or 6-bit number and a float16 of
+// the block. q * scale is exact in float32 (5 bits of q at most beside 17 of the scale; Q6_K, which
+// has no min, is rounded once), so one formula gives the bits of the gguf package whatever the
+// order.
 #pragma once
 
 #include <cstddef>

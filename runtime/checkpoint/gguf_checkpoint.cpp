@@ -15,36 +15,35 @@ namespace {
 struct Name {
   std::string_view gguf, hugging_face;
 };
-constexpr Name kOfLayer[] = {
-    {"attn_norm.weight", "input_layernorm.weight"},
-    {"ffn_norm.weight", "post_attention_layernorm.weight"},
-    {"attn_q.weight", "self_attn.q_proj.weight"},
-    {"attn_k.weight", "self_attn.k_proj.weight"},
-    {"attn_v.weight", "self_attn.v_proj.weight"},
-    {"attn_q.bias", "self_attn.q_proj.bias"},
-    {"attn_k.bias", "self_attn.k_proj.bias"},
-    {"attn_v.bias", "self_attn.v_proj.bias"},
-    {"attn_output.weight", "self_attn.o_proj.weight"},
-    {"attn_q_a.weight", "self_attn.q_a_proj.weight"},
-    {"attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight"},
-    {"attn_q_b.weight", "self_attn.q_b_proj.weight"},
-    {"attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight"},
-    {"attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"},
-    {"attn_kv_b.weight", "self_attn.kv_b_proj.weight"},
-    {"ffn_gate.weight", "mlp.gate_proj.weight"},
-    {"ffn_up.weight", "mlp.up_proj.weight"},
-    {"ffn_down.weight", "mlp.down_proj.weight"},
-    {"ffn_gate_inp.weight", "mlp.gate.weight"},
-    {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
-    {"ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight"},
-    {"ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight"},
-    {"ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight"},
-    {"nextn.eh_proj.weight", "eh_proj.weight"},
-    {"nextn.enorm.weight", "enorm.weight"},
-    {"nextn.hnorm.weight", "hnorm.weight"},
-    {"nextn.embed_tokens.weight", "embed_tokens.weight"},
-    {"nextn.shared_head_norm.weight", "shared_head.norm.weight"},
-    {"nextn.shared_head_head.weight", "shared_head.head.weight"}};
+constexpr Name kOfLayer[] = {{"attn_norm.weight", "input_layernorm.weight"},
+                             {"ffn_norm.weight", "post_attention_layernorm.weight"},
+                             {"attn_q.weight", "self_attn.q_proj.weight"},
+                             {"attn_k.weight", "self_attn.k_proj.weight"},
+                             {"attn_v.weight", "self_attn.v_proj.weight"},
+                             {"attn_q.bias", "self_attn.q_proj.bias"},
+                             {"attn_k.bias", "self_attn.k_proj.bias"},
+                             {"attn_v.bias", "self_attn.v_proj.bias"},
+                             {"attn_output.weight", "self_attn.o_proj.weight"},
+                             {"attn_q_a.weight", "self_attn.q_a_proj.weight"},
+                             {"attn_q_a_norm.weight", "self_attn.q_a_layernorm.weight"},
+                             {"attn_q_b.weight", "self_attn.q_b_proj.weight"},
+                             {"attn_kv_a_mqa.weight", "self_attn.kv_a_proj_with_mqa.weight"},
+                             {"attn_kv_a_norm.weight", "self_attn.kv_a_layernorm.weight"},
+                             {"attn_kv_b.weight", "self_attn.kv_b_proj.weight"},
+                             {"ffn_gate.weight", "mlp.gate_proj.weight"},
+                             {"ffn_up.weight", "mlp.up_proj.weight"},
+                             {"ffn_down.weight", "mlp.down_proj.weight"},
+                             {"ffn_gate_inp.weight", "mlp.gate.weight"},
+                             {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+                             {"ffn_gate_shexp.weight", "mlp.shared_experts.gate_proj.weight"},
+                             {"ffn_up_shexp.weight", "mlp.shared_experts.up_proj.weight"},
+                             {"ffn_down_shexp.weight", "mlp.shared_experts.down_proj.weight"},
+                             {"nextn.eh_proj.weight", "eh_proj.weight"},
+                             {"nextn.enorm.weight", "enorm.weight"},
+                             {"nextn.hnorm.weight", "hnorm.weight"},
+                             {"nextn.embed_tokens.weight", "embed_tokens.weight"},
+                             {"nextn.shared_head_norm.weight", "shared_head.norm.weight"},
+                             {"nextn.shared_head_head.weight", "shared_head.head.weight"}};
 constexpr Name kOfModel[] = {{"token_embd.weight", "model.embed_tokens.weight"},
                              {"output_norm.weight", "model.norm.weight"},
                              {"output.weight", "lm_head.weight"}};
@@ -150,8 +149,12 @@ GgufRows GgufCheckpoint::rows(const std::string& name, const std::vector<int64_t
     throw_invalid("{}: tensor {} is {}, the metadata asks for [{}]", entry.file->path(),
                   in_quotes(name), entry.info->shape_string(), fmt::join(shape, ", "));
   }
-  GgufRows rows{.name = name, .file = entry.file, .type = entry.info->type,
-                .begin = entry.info->begin, .n = 1, .k = shape.back()};
+  GgufRows rows{.name = name,
+                .file = entry.file,
+                .type = entry.info->type,
+                .begin = entry.info->begin,
+                .n = 1,
+                .k = shape.back()};
   for (size_t i = 0; i + 1 < shape.size(); ++i) rows.n *= shape[i];
   return rows;
 }
@@ -167,8 +170,9 @@ std::unique_ptr<StoredWeight> GgufCheckpoint::matrix(const std::string& name, in
     const int64_t all = source.half < 0 ? n : 2 * n;
     matrix = rows(source.name, {config_.n_routed_experts, all, k});
     matrix.n = n;
-    matrix.begin += static_cast<uint64_t>(source.expert * all + std::max<int64_t>(source.half, 0) * n) *
-                    matrix.row_bytes();
+    matrix.begin +=
+        static_cast<uint64_t>(source.expert * all + std::max<int64_t>(source.half, 0) * n) *
+        matrix.row_bytes();
   }
   if (source.heads > 0) {
     if (n % (2 * source.heads) != 0) {
@@ -185,7 +189,8 @@ std::unique_ptr<StoredWeight> GgufCheckpoint::kv_b(const Source& source, int64_t
   const int64_t heads = config_.num_attention_heads;
   const int64_t nope = config_.qk_nope_head_dim, v = config_.v_head_dim;
   SHOAL_CHECK(n == heads * (nope + v), "kv_b_proj of {} rows", n);
-  return make_gguf_kv_b(rows(source.name, {heads, k, nope}), rows(source.v_b, {heads, v, k}), heads);
+  return make_gguf_kv_b(rows(source.name, {heads, k, nope}), rows(source.v_b, {heads, v, k}),
+                        heads);
 }
 
 std::unique_ptr<StoredWeight> GgufCheckpoint::vector(const std::string& name, int64_t n) const {

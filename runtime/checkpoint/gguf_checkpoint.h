@@ -1,6 +1,6 @@
 // GgufCheckpoint: the weights of a GGUF file under Hugging Face's names, for the architectures of
-// gguf_config.h. What llama.cpp's converter did to them is undone: rows of llama's q and k permuted,
-// experts stacked, kv_b_proj split and transposed.
+// gguf_config.h. What llama.cpp's converter did to them is undone: rows of llama's q and k
+// permuted, experts stacked, kv_b_proj split and transposed.
 #pragma once
 
 #include <map>
@@ -30,8 +30,8 @@ class GgufCheckpoint : public Checkpoint {
 
  private:
   struct Source {
-    std::string name;  // of the tensor
-    int64_t heads = 0;   // whose halves are to be put apart again
+    std::string name;     // of the tensor
+    int64_t heads = 0;    // whose halves are to be put apart again
     int64_t expert = -1;  // slice of the first dimension; -1: the whole tensor
     int64_t half = -1;    // of a slice's rows: 0 gate, 1 up
     std::string v_b;      // the second tensor of kv_b_proj

@@ -93,7 +93,8 @@ void read_rope(Keys& keys, bool deepseek, Json& json) {
   const auto original = keys.integer("rope.scaling.original_context_length");
   const auto beta_fast = keys.number("rope.scaling.yarn_beta_fast");
   const auto beta_slow = keys.number("rope.scaling.yarn_beta_slow");
-  // llama.cpp's converter writes a tenth of DeepSeek's mscale_all_dim here, which is its mscale too.
+  // llama.cpp's converter writes a tenth of DeepSeek's mscale_all_dim here, which is its mscale
+  // too.
   const auto log_multiplier = keys.number("rope.scaling.yarn_log_multiplier");
   if (type == "none" || (factor && *factor == 1 && type != "yarn")) return;
   Json rope = {{"type", type}};
@@ -189,8 +190,8 @@ void read_deepseek(Keys& keys, const GgufModel& model, Json& json) {
   const double scale = keys.number("expert_weights_scale").value_or(0);
   json["routed_scaling_factor"] = scale == 0 ? 1 : scale;
   json["norm_topk_prob"] = keys.flag("expert_weights_norm").value_or(false);
-  // Without groups in the file (those made before 2025-10), experts are not limited to some: so does
-  // llama.cpp run them.
+  // Without groups in the file (those made before 2025-10), experts are not limited to some: so
+  // does llama.cpp run them.
   const int64_t groups = keys.integer("expert_group_count").value_or(1);
   const int64_t used_groups = keys.integer("expert_group_used_count").value_or(1);
   json["n_group"] = std::max<int64_t>(groups, 1);
@@ -228,7 +229,8 @@ std::string gguf_config_json(const GgufModel& model) {
   if (!deepseek && !qwen2 && *architecture != "llama") {
     metadata.refuse("general.architecture", kSupported);
   }
-  if (const std::string* type = metadata.text("general.type"); type != nullptr && *type != "model") {
+  if (const std::string* type = metadata.text("general.type");
+      type != nullptr && *type != "model") {
     metadata.refuse("general.type", "should be \"model\"");
   }
 

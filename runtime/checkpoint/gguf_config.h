@@ -1,4 +1,5 @@
-// What the metadata of a GGUF file says, as the config.json that the same model has on Hugging Face.
+// What the metadata of a GGUF file says, as the config.json that the same model has on Hugging
+// Face.
 #pragma once
 
 #include <string>
@@ -8,8 +9,8 @@
 
 namespace shoal {
 
-// The text of config.json, for parse_model_config(). Throws InvalidInput naming file, key, value and
-// what would be right: for another architecture than deepseek2, qwen2 and llama, a key that is
+// The text of config.json, for parse_model_config(). Throws InvalidInput naming file, key, value
+// and what would be right: for another architecture than deepseek2, qwen2 and llama, a key that is
 // missing, a feature that is not implemented, and every key of the architecture that is not known.
 std::string gguf_config_json(const GgufModel& model);
 
@@ -18,8 +19,8 @@ std::string gguf_config_json(const GgufModel& model);
 // positive numbers.
 std::vector<float> gguf_rope_factors(const GgufModel& model, int64_t pairs);
 
-// Those among the file's eos, eot and eom ids, then the tokens that end a turn by their name where no
-// eot id says so; no id twice.
+// Those among the file's eos, eot and eom ids, then the tokens that end a turn by their name where
+// no eot id says so; no id twice.
 std::vector<int64_t> gguf_eos_token_ids(const GgufMetadata& metadata);
 
 }  // namespace shoal

@@ -27,7 +27,8 @@ int64_t GgufArray::integer(uint64_t i) const {
   int64_t value = 0;
   std::memcpy(&value, numbers.data() + i * element_bytes, element_bytes);
   const int unused_bits = static_cast<int>(64 - 8 * element_bytes);
-  if (is_signed) value = static_cast<int64_t>(static_cast<uint64_t>(value) << unused_bits) >> unused_bits;
+  if (is_signed)
+    value = static_cast<int64_t>(static_cast<uint64_t>(value) << unused_bits) >> unused_bits;
   return value;
 }
 

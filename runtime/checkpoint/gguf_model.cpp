@@ -52,7 +52,8 @@ std::unique_ptr<GgufModel> GgufModel::open(const std::string& path) {
   }
   for (size_t i = 0; i < model->files_.size(); ++i) {
     for (const auto& [name, info] : model->headers_[i].tensors) {
-      const auto [it, inserted] = model->tensors_.emplace(name, Entry{model->files_[i].get(), &info});
+      const auto [it, inserted] =
+          model->tensors_.emplace(name, Entry{model->files_[i].get(), &info});
       if (!inserted) {
         throw_invalid("{}: holds tensor {}, which {} holds too", model->files_[i]->path(),
                       in_quotes(name), it->second.file->path());

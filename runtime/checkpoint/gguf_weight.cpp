@@ -89,7 +89,8 @@ class QuantizedWeight : public StoredWeight {
         return;
       }
       for (size_t i = 0; i + 1 < q.size(); i += 2) {
-        out[i / 2] = static_cast<std::byte>(((q[i] - offset) & 15) | ((q[i + 1] - offset) & 15) << 4);
+        out[i / 2] =
+            static_cast<std::byte>(((q[i] - offset) & 15) | ((q[i + 1] - offset) & 15) << 4);
       }
     });
   }
@@ -141,8 +142,12 @@ class F32Weight : public StoredWeight {
 class KvBWeight : public StoredWeight {
  public:
   KvBWeight(GgufRows k_b, GgufRows v_b, int64_t heads)
-      : k_b_(std::move(k_b)), v_b_(std::move(v_b)), heads_(heads), nope_(k_b_.k),
-        v_dim_(v_b_.n / heads), lora_(v_b_.k) {}
+      : k_b_(std::move(k_b)),
+        v_b_(std::move(v_b)),
+        heads_(heads),
+        nope_(k_b_.k),
+        v_dim_(v_b_.n / heads),
+        lora_(v_b_.k) {}
 
   std::string where() const override { return k_b_.where(); }
   int64_t n() const override { return heads_ * (nope_ + v_dim_); }
@@ -153,8 +158,7 @@ class KvBWeight : public StoredWeight {
     uint64_t bytes = 0;
     for_each_head(rows, [&](int64_t head, Range k_rows, Range v_rows) {
       if (k_rows.size() > 0) bytes += static_cast<uint64_t>(cols.size()) * k_b_.row_bytes();
-      bytes += static_cast<uint64_t>(v_rows.size() *
-                                     blocks_touched(cols, v_b_.type->block).size() *
+      bytes += static_cast<uint64_t>(v_rows.size() * blocks_touched(cols, v_b_.type->block).size() *
                                      v_b_.type->block_bytes);
     });
     return bytes;

@@ -30,9 +30,9 @@ struct GgufRows {
   void read_f32(Range rows, Range cols, float* out) const;
 };
 
-// As its type is held without loss (ggml_form). Numbers, scales and mins give the values of the gguf
-// package bit for bit, except that the mins of Q4_1 and Q4_K move by 8 scales, since I4x2 is signed:
-// where min + 8 * scale does not fit into 24 bits, that is rounded, once per group.
+// As its type is held without loss (ggml_form). Numbers, scales and mins give the values of the
+// gguf package bit for bit, except that the mins of Q4_1 and Q4_K move by 8 scales, since I4x2 is
+// signed: where min + 8 * scale does not fit into 24 bits, that is rounded, once per group.
 std::unique_ptr<StoredWeight> make_gguf_weight(GgufRows rows);
 // As F32.
 std::unique_ptr<StoredWeight> make_gguf_f32(GgufRows rows);

@@ -1,5 +1,5 @@
-// InputFile: a regular file opened for reading at offsets. Reads are pread(), so a file that shrinks
-// is an error and not a signal.
+// InputFile: a regular file opened for reading at offsets. Reads are pread(), so a file that
+// shrinks is an error and not a signal.
 #pragma once
 
 #include <cstdint>
