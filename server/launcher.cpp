@@ -110,13 +110,13 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--kv-cache-tokens={}", o.kv_cache_tokens),
       fmt::format("--kv-cache-memory={}", o.kv_cache_memory_bytes),
       fmt::format("--gpu-memory-utilization={}", o.gpu_memory_utilization),
-      "--gpu-memory-limit=" + o.gpu_memory_limit,
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
       fmt::format("--async-scheduling={}", o.async_scheduling),
       "--socket=" + socket_path,
   };
   // An empty value would take the next argument for its own.
+  if (!o.gpu_memory_limit.empty()) command.push_back("--gpu-memory-limit=" + o.gpu_memory_limit);
   if (!o.gemm_cache.empty()) command.push_back("--gemm-cache=" + o.gemm_cache);
   return command;
 }
