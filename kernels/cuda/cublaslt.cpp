@@ -97,8 +97,10 @@ struct CublasLt::Operands {
   const void* w = nullptr;
   void* out = nullptr;
   const void* bias = nullptr;  // for the epilogue
-  // FP8 only: what is to be quantised, and the scales as the library reads them.
+  // FP8 only: what is to be quantised (undefined: it is already), and the scales as the library
+  // reads them.
   Tensor to_quantize, x_scale, w_scale, w_scale_padded;
+  QuantizedTwin* twin = nullptr;  // where the quantised x stays
   Tensor product;  // [tokens, n] F32, where the library cannot write to the output itself
 };
 
@@ -121,7 +123,8 @@ CublasLt::CublasLt(CudaDevice& device) : device_(device) {
 
 CublasLt::~CublasLt() { cublasLtDestroy(handle_); }
 
-bool CublasLt::take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, Operands& o) const {
+bool CublasLt::take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, QuantizedTwin* twin,
+                        Operands& o) const {
   const int64_t n = w.n(), k = w.k();
   if (!fp8_gemm() || x.dtype != DType::kBF16 || w.block_rows != kScaleBlock ||
       w.block_cols != kScaleBlock || w.row_offset != 0 || w.col_offset != 0 ||
@@ -129,10 +132,19 @@ bool CublasLt::take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, Op
     return false;
   }
   o.tokens = round_up(x.dim(0), kScaleRound);
-  o.to_quantize = x;
-  const Tensor q = scratch.tensor(DType::kF8E4M3, {o.tokens, k});
-  o.x = q.data;
-  o.x_scale = scratch.tensor(DType::kF32, {ceil_div(k, kScaleBlock), o.tokens});
+  o.twin = twin;
+  QuantizedRows rows;
+  if (twin != nullptr && twin->holds(x)) {
+    rows = twin->rows();
+  } else {
+    o.to_quantize = x;
+    rows = twin != nullptr
+               ? twin->room(x)
+               : QuantizedRows{scratch.tensor(DType::kF8E4M3, {o.tokens, k}),
+                               scratch.tensor(DType::kF32, {ceil_div(k, kScaleBlock), o.tokens})};
+  }
+  o.x = rows.codes.data;
+  o.x_scale = rows.scales;
   // Rows of scales are a multiple of 4 apart. A loader that allocates them so saves the copy; it is
   // not kept, since a pointer does not say whether the weight behind it is still the same.
   const int64_t padded = round_up(ceil_div(k, kScaleBlock), kScaleRound);
@@ -147,7 +159,7 @@ bool CublasLt::take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, Op
 
 // Fills operands for a case that the library may take; issues nothing.
 bool CublasLt::take(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
-                    Workspace& scratch, Operands& o) const {
+                    Workspace& scratch, QuantizedTwin* twin, Operands& o) const {
   SHOAL_CHECK(x.rank == 2 && out.rank == 2 && w.k() == x.dim(1) && out.dim(0) == x.dim(0) &&
                   out.dim(1) == w.n() && (!bias.defined() || bias.dtype == DType::kF32),
               "{} x {} -> {}", x.shape_string(), w.data.shape_string(), out.shape_string());
@@ -165,7 +177,7 @@ bool CublasLt::take(const Tensor& x, const Weight& w, const Tensor& bias, const 
   o.tokens = x.dim(0);
   o.x = x.data;
   if (fp8) {
-    if (!take_fp8(x, w, scratch, o)) return false;
+    if (!take_fp8(x, w, scratch, twin, o)) return false;
   } else if (x.dtype != type || !rows_aligned(x, ld_x)) {
     return false;
   }
@@ -310,8 +322,10 @@ CublasLt::Shape& CublasLt::shape_for(const Key& key, int64_t tokens) {
 
 void CublasLt::before(const Operands& o) {
   if (o.key.in != CUDA_R_8F_E4M3) return;
-  quantize_1x128(o.to_quantize, const_cast<void*>(o.x), o.x_scale.as<float>(), o.tokens,
-                 device_.stream());
+  if (o.to_quantize.defined()) {
+    quantize_1x128(o.to_quantize, const_cast<void*>(o.x), o.x_scale.as<float>(), o.tokens,
+                   device_.stream());
+  }
   if (o.w_scale_padded.defined()) pad_columns(o.w_scale, o.w_scale_padded, device_.stream());
 }
 
@@ -330,43 +344,48 @@ cublasStatus_t CublasLt::launch(Shape& shape, const Operands& o, const cublasLtM
                         device_.stream());
 }
 
-void CublasLt::after(const Operands& o, const Tensor& bias, const Tensor& out) {
-  if (!o.product.defined()) return;
-  store_product(o.product, o.key.bias ? Tensor() : bias, out, device_.stream());
+void CublasLt::after(const Operands& o, const Tensor& x, const Tensor& bias, const Tensor& out) {
+  if (o.product.defined()) {
+    store_product(o.product, o.key.bias ? Tensor() : bias, out, device_.stream());
+  }
+  if (o.twin == nullptr) return;
+  o.twin->keep(x);
+  o.twin->expect(o.key.k);
 }
 
-void CublasLt::run(Shape& shape, const Operands& operands, const Tensor& bias, const Tensor& out) {
+void CublasLt::run(Shape& shape, const Operands& operands, const Tensor& x, const Tensor& bias,
+                   const Tensor& out) {
   before(operands);
   require(launch(shape, operands, shape.plan->chosen.algo), "cublasLtMatmul", operands.key);
-  after(operands, bias, out);
+  after(operands, x, bias, out);
 }
 
 bool CublasLt::matmul(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
-                      Workspace& scratch) {
+                      Workspace& scratch, QuantizedTwin* twin) {
   Workspace::Scope scope(scratch);
   Operands operands;
-  if (!take(x, w, bias, out, scratch, operands)) return false;
+  if (!take(x, w, bias, out, scratch, twin, operands)) return false;
   if (operands.tokens == 0) return true;
   Shape& shape = shape_for(operands.key, operands.tokens);
   if (!shape.plan->supported) return false;
-  run(shape, operands, bias, out);
+  run(shape, operands, x, bias, out);
   return true;
 }
 
 bool CublasLt::tune(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
-                    Workspace& scratch) {
+                    Workspace& scratch, QuantizedTwin* twin) {
   SHOAL_CHECK(!device_.capturing(), "tuning while a graph is recorded");
   constexpr int kCandidates = 8;
   constexpr int kRepeats = 20;  // a decode product is some 10 us, and events resolve half of one
   Workspace::Scope scope(scratch);
   Operands operands;
-  if (!take(x, w, bias, out, scratch, operands)) return false;
+  if (!take(x, w, bias, out, scratch, twin, operands)) return false;
   if (operands.tokens == 0) return true;
   Shape& shape = shape_for(operands.key, operands.tokens);
   Plan& plan = *shape.plan;
   if (!plan.supported) return false;
   if (plan.source == Source::kTuned) {  // as for the other layers that have weights of this shape
-    run(shape, operands, bias, out);
+    run(shape, operands, x, bias, out);
     return true;
   }
   struct Event {
@@ -395,7 +414,7 @@ bool CublasLt::tune(const Tensor& x, const Weight& w, const Tensor& bias, const 
     plan.source = Source::kTuned;
     plan.microseconds = milliseconds * 1000 / kRepeats;
   }
-  after(operands, bias, out);
+  after(operands, x, bias, out);
   device_.synchronize();
   // Other sizes of the bucket have not been checked with the new algorithm.
   std::erase_if(shapes_, [&](const auto& entry) {

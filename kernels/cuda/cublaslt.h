@@ -19,6 +19,7 @@
 
 #include "kernels/base/workspace.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/quantized_twin.h"
 
 namespace shoal {
 
@@ -39,22 +40,25 @@ class CublasLt {
   // Taken:
   //   x BF16, W BF16        out BF16 | F32
   //   x F32,  W F32         out F32, in full float32 (no TF32)
-  //   x BF16, W F8E4M3      out BF16 | F32, see set_fp8_gemm; shards must begin at a block. Scales whose
-  //                         rows are roundup(k / 128, 4) apart, the last one being whole too, are used
-  //                         where they lie; others are copied at each call
+  //   x BF16, W F8E4M3      out BF16 | F32, see set_fp8_gemm; shards must begin at a block. Scales
+  //   whose
+  //                         rows are roundup(k / 128, 4) apart, the last one being whole too, are
+  //                         used where they lie; others are copied at each call
   // when pointers and rows are 16-byte aligned, rows dense, and the library has an algorithm. x and
   // out may be strided in rows. bias is F32. Throws DeviceFault when the library fails.
+  // twin: takes x's FP8 from there if it holds it, and leaves it there; without one it is in
+  // scratch.
   bool matmul(const Tensor& x,     // [T, k]
               const Weight& w,     // [n, k]
               const Tensor& bias,  // [n] F32, or undefined
               const Tensor& out,   // [T, n]
-              Workspace& scratch);
+              Workspace& scratch, QuantizedTwin* twin = nullptr);
 
   // Times the library's first candidates for this product on the device and keeps the fastest for
   // all products of its bucket; later calls of the bucket multiply only. Leaves the product in out.
   // Waits for the device: never in a step.
   bool tune(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
-            Workspace& scratch);
+            Workspace& scratch, QuantizedTwin* twin = nullptr);
 
   // One line per plan: the product, then algorithm id, tile, stages, split-k, workspace, waves.
   std::string describe() const;
@@ -98,8 +102,9 @@ class CublasLt {
   struct Operands;
 
   bool take(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out,
-            Workspace& scratch, Operands& operands) const;
-  bool take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, Operands& operands) const;
+            Workspace& scratch, QuantizedTwin* twin, Operands& operands) const;
+  bool take_fp8(const Tensor& x, const Weight& w, Workspace& scratch, QuantizedTwin* twin,
+                Operands& operands) const;
   Shape& shape_for(const Key& key, int64_t tokens);
   Plan& plan_for(const Key& key);
   void choose(Plan& plan);
@@ -107,10 +112,11 @@ class CublasLt {
   // Whether the algorithm can run the plan's product with these layouts in our workspace.
   bool check(Plan& plan, cublasLtMatrixLayoutOpaque_t& x, cublasLtMatrixLayoutOpaque_t& out,
              const cublasLtMatmulAlgo_t& algo, cublasLtMatmulHeuristicResult_t& result);
-  void run(Shape& shape, const Operands& operands, const Tensor& bias, const Tensor& out);
+  void run(Shape& shape, const Operands& operands, const Tensor& x, const Tensor& bias,
+           const Tensor& out);
   void before(const Operands& operands);
   cublasStatus_t launch(Shape& shape, const Operands& operands, const cublasLtMatmulAlgo_t& algo);
-  void after(const Operands& operands, const Tensor& bias, const Tensor& out);
+  void after(const Operands& operands, const Tensor& x, const Tensor& bias, const Tensor& out);
   std::string machine() const;
 
   CudaDevice& device_;

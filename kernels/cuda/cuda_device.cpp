@@ -246,14 +246,14 @@ void CudaDevice::upload(void* device, size_t bytes, size_t unit, const Fill& fil
     std::byte* staged = stage(piece);
     fill(staged, done, piece);
     SHOAL_CUDA_CHECK(cudaMemcpyAsync(static_cast<std::byte*>(device) + done, staged, piece,
-                                     cudaMemcpyHostToDevice, stream_));
+                                     cudaMemcpyHostToDevice, stream()));
     done += piece;
   }
 }
 
 void CudaDevice::copy_on_device(void* to, const void* from, size_t bytes) {
   if (bytes == 0) return;
-  SHOAL_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_));
+  SHOAL_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()));
 }
 
 void CudaDevice::copy_to_host(void* host, const void* device, size_t bytes) {
@@ -319,7 +319,7 @@ void CudaDevice::order_after(const DeviceEvent& event) {
 }
 
 void CudaDevice::zero(void* device, size_t bytes) {
-  if (bytes > 0) SHOAL_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream_));
+  if (bytes > 0) SHOAL_CUDA_CHECK(cudaMemsetAsync(device, 0, bytes, stream()));
 }
 
 void CudaDevice::synchronize() {
@@ -339,7 +339,7 @@ void CudaDevice::notify_graph_launched() {
 std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& work) {
   cudaGraph_t graph = nullptr;
   // Thread-local: other threads (the watchdog's event queries) go on as before.
-  SHOAL_CUDA_CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  SHOAL_CUDA_CHECK(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal));
   capturing_ = true;
   try {
     work();
@@ -351,7 +351,7 @@ std::unique_ptr<DeviceGraph> CudaDevice::capture(const std::function<void()>& wo
     throw;
   }
   capturing_ = false;
-  SHOAL_CUDA_CHECK(cudaStreamEndCapture(stream_, &graph));
+  SHOAL_CUDA_CHECK(cudaStreamEndCapture(stream(), &graph));
   cudaGraphExec_t exec = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
   cudaGraphDestroy(graph);

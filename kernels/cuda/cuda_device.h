@@ -54,7 +54,14 @@ class CudaDevice final : public Device {
 
   int index() const { return index_; }
   // What calls are issued to now: the second queue's inside beside().
-  cudaStream_t stream() const { return stream_; }
+  // Who asks for it issues work; see issued().
+  cudaStream_t stream() const {
+    ++issued_;
+    return stream_;
+  }
+  // Unchanged since an earlier look: no work can have been issued in between (by whoever does not keep
+  // the stream, which nobody may). A recorded graph counts when it is launched.
+  uint64_t issued() const { return issued_; }
   int num_sms() const { return num_sms_; }
   int arch() const { return arch_; }             // 10 * major + minor: 80, 86, 89, 90, 100
   size_t max_smem() const { return max_smem_; }  // dynamic shared memory that a block may ask for
@@ -88,6 +95,7 @@ class CudaDevice final : public Device {
   cudaStream_t main_stream_ = nullptr;
   cudaStream_t side_stream_ = nullptr;  // made when first used
   cudaStream_t stream_ = nullptr;       // one of them
+  mutable uint64_t issued_ = 0;
   int num_sms_ = 0;
   int arch_ = 0;
   size_t max_smem_ = 0;

@@ -29,6 +29,7 @@ CudaOps::CudaOps(CudaDevice& device, const std::string& gemm_cache)
     : device_(device),
       scratch_(device, kScratchChunk, MemoryUse::kScratch),
       step_cuts_(device),
+      twin_(device),
       cublaslt_(std::make_unique<CublasLt>(device)),
       gemm_cache_(gemm_cache),
       expert_tables_(std::make_unique<ExpertTables>(device)) {
@@ -40,8 +41,8 @@ CudaOps::~CudaOps() = default;
 
 bool CudaOps::dense_linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) {
   // Timing waits for the device, which a recorded step cannot; its shapes were seen just before.
-  return tuning_ && !device_.capturing() ? cublaslt_->tune(x, w, bias, out, scratch_)
-                                         : cublaslt_->matmul(x, w, bias, out, scratch_);
+  return tuning_ && !device_.capturing() ? cublaslt_->tune(x, w, bias, out, scratch_, &twin_)
+                                         : cublaslt_->matmul(x, w, bias, out, scratch_, &twin_);
 }
 
 void CudaOps::end_warm_up() {

@@ -6,6 +6,7 @@
 
 #include "kernels/base/workspace.h"
 #include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/quantized_twin.h"
 #include "kernels/cuda/step_cuts.h"
 #include "kernels/ops.h"
 
@@ -17,6 +18,9 @@ class ExpertTables;
 // Checks an activation: F32 or BF16 of the given rank, last dimension dense.
 void check_activation(const Tensor& tensor, int rank, const char* what);
 void check_i32_on_device(const Tensor& tensor, int64_t elements, const char* what);
+
+// Up to as many rows linear() has our own kernels stream the weight, and no library is faster.
+inline constexpr int64_t kFewRows = 8;
 
 class CudaOps final : public Ops {
  public:
@@ -77,6 +81,7 @@ class CudaOps final : public Ops {
   // Workspace::Scope. Grows in the first steps only, never while a graph is captured.
   Workspace scratch_;
   gpu::StepCuts step_cuts_;
+  QuantizedTwin twin_;  // of the activation that linear() or a norm or silu_mul quantised last
   std::unique_ptr<CublasLt> cublaslt_;
   std::string gemm_cache_;
   bool tuning_ = false;

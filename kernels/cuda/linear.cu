@@ -43,9 +43,6 @@ void own_linear(const CudaDevice& device, Workspace& scratch, const Tensor& x, c
   run_matmul(device, scratch, task, layout);
 }
 
-// Up to as many rows our own kernels stream the weight, and no library is faster.
-constexpr int64_t kFewRows = 8;
-
 void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const Tensor& out) {
   check_activation(x, 2, "x");
   check_activation(out, 2, "out");
@@ -57,6 +54,7 @@ void CudaOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const
         bias.dtype == DType::kF32 && bias.rank == 1 && bias.dim(0) == w.n() && bias.contiguous(),
         "bias {}", bias.shape_string());
   }
+  const QuantizedTwin::Renewal renewal(twin_, x);
   if (x.dim(0) > kFewRows && dense_linear(x, w, bias, out)) return;
   own_linear(device_, scratch_, x, w, bias, out);
 }

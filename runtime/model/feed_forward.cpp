@@ -168,9 +168,10 @@ class MoeFeedForward::ReplicatedPass : public FeedForwardPass {
     if (layer_.shared_experts_) shared_ = tokens_.sums(ctx);
   }
   void compute(ExecContext& ctx) override {
+    // The shared experts first: what the norm left beside its output (FP8) is still there.
+    if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, tokens_.all(), shared_);
     const Routing routing = layer_.route(ctx, tokens_.all());
     layer_.local_experts(ctx, tokens_.all(), routing.expert_ids, routing.weights, routed_);
-    if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, tokens_.all(), shared_);
   }
   Tensor combine(ExecContext& ctx) override {
     Tensor sum = tokens_.reduce(ctx, routed_);

@@ -75,9 +75,12 @@ void MlaAttention::load_absorbed(const ModelOptions& options, const std::string&
 Tensor MlaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch,
                              const KvCache::Layer& cache) const {
   const int64_t T = batch.num_tokens, D = batch.num_decode_tokens;
-  Tensor q;  // [T, heads, nope + rope]
+  // Beside each other what reads x: products in FP8 share its quantisation.
+  Tensor q_a;                                           // [T, q_lora]
+  if (q_lora_) q_a = q_a_proj_.forward(ctx, x);
+  Tensor latent = kv_a_proj_with_mqa_.forward(ctx, x);  // [T, kv_lora + rope]
+  Tensor q;                                             // [T, heads, nope + rope]
   if (q_lora_) {
-    Tensor q_a = q_a_proj_.forward(ctx, x);  // [T, q_lora]
     ctx.ops.rms_norm(q_a, q_a_layernorm_, eps_, q_a);
     q = q_b_proj_.forward(ctx, q_a).split_last(heads_, nope_ + rope_);
   } else {
@@ -85,7 +88,6 @@ Tensor MlaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch
   }
   ctx.ops.rope(q.slice(2, nope_, nope_ + rope_), batch.positions, rope_table_, interleave_);
 
-  Tensor latent = kv_a_proj_with_mqa_.forward(ctx, x);  // [T, kv_lora + rope]
   Tensor c_kv = latent.slice(1, 0, lora_), k_pe = latent.slice(1, lora_, lora_ + rope_);
   ctx.ops.rms_norm(c_kv, kv_a_layernorm_, eps_, c_kv);
   ctx.ops.rope(k_pe.split_last(1, rope_), batch.positions, rope_table_, interleave_);
