@@ -26,7 +26,7 @@ constexpr int kVictim = 1;
 constexpr auto kLimit = std::chrono::milliseconds(1000);
 
 // Runs steps of two layers until one throws; the victim's fault is in step 2, layer 1.
-enum class Verb { kAllReduce, kAllToAll, kCounts, kPeerMemory, kGraph };
+enum class Verb { kAllReduce, kAllToAll, kCounts, kPeerMemory, kGraph, kBeside };
 
 std::string run_steps(ProcessGroup& group, Verb verb, NcclFault fault) {
   CudaDevice device(group.rank());
@@ -47,6 +47,11 @@ std::string run_steps(ProcessGroup& group, Verb verb, NcclFault fault) {
     switch (verb) {
       case Verb::kAllToAll: return comm.all_to_all_rows(x, ones, y, ones);
       case Verb::kCounts: return comm.all_to_all_counts(ones, counts);
+      case Verb::kBeside: {  // on the device's second stream, which the first then waits for
+        const auto ended = device.beside(*device.record(),
+                                         [&] { comm.all_to_all_rows(x, ones, y, ones); });
+        return device.order_after(*ended);
+      }
       default: return comm.all_reduce_sum(x);
     }
   };
@@ -99,6 +104,7 @@ TEST_CASE("a rank dies or stalls inside a collective: the others say where") {
   const std::pair<Verb, std::string> verbs[] = {{Verb::kAllReduce, "all_reduce_sum of 12288"},
                                                 {Verb::kAllToAll, "all_to_all_rows of 16384"},
                                                 {Verb::kCounts, "all_to_all_counts of 72"},
+                                                {Verb::kBeside, "all_to_all_rows of 16384"},
                                                 {Verb::kGraph, "a recorded graph"}};
   for (const auto& [verb, name] : verbs) {
     for (const NcclFault fault : {NcclFault::kDie, NcclFault::kStall}) {

@@ -64,6 +64,42 @@ TEST_CASE("the host waits for an event, not for what was issued behind it", "[cu
   CHECK_THROWS_AS(device.copy_to_host_async(host, 65, memory.data(), bytes), Bug);
 }
 
+TEST_CASE("work beside runs while the device is held up, and each waits for the other's events",
+          "[cuda][device]") {
+  CudaDevice& device = cuda_device();
+  const std::vector<int32_t> first = numbers(100, 1), second = numbers(100, 1000);
+  const size_t bytes = first.size() * sizeof(int32_t);
+  const Buffer a = device.allocate(bytes), b = device.allocate(bytes), c = device.allocate(bytes);
+  device.synchronize();
+  device.copy_to_device(a.data(), first.data(), bytes);
+  const auto filled = device.record();
+  Gate gate(device.stream());
+  std::vector<int32_t> seen(100);
+  const cudaStream_t main = device.stream();
+  const auto copied = device.beside(*filled, [&] {
+    CHECK(device.stream() != main);
+    device.copy_on_device(b.data(), a.data(), bytes);
+    device.copy_to_host(seen.data(), b.data(), bytes);  // of this queue: the gate is closed
+    device.copy_to_device(b.data(), second.data(), bytes);
+  });
+  CHECK(device.stream() == main);
+  CHECK(seen == first);
+  copied->wait();
+  device.order_after(*copied);
+  device.copy_on_device(c.data(), b.data(), bytes);
+  const auto taken = device.record();
+  // Beside again, but not before the device has taken what is overwritten.
+  const auto zeroed = device.beside(*taken, [&] { device.zero(b.data(), bytes); });
+  CHECK_FALSE(zeroed->done());
+  gate.open();
+  device.synchronize();  // both
+  CHECK(zeroed->done());
+  device.copy_to_host(seen.data(), c.data(), bytes);
+  CHECK(seen == second);
+  CHECK_THROWS_AS(device.beside(*taken, [&] { device.beside(*taken, [] {}); }), Bug);
+  CHECK(device.stream() == main);
+}
+
 TEST_CASE("uploads wait for nothing and have taken their values when they return",
           "[cuda][device]") {
   CudaDevice& device = cuda_device();
