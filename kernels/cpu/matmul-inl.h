@@ -17,7 +17,8 @@ HWY_BEFORE_NAMESPACE();
 namespace shoal {
 namespace HWY_NAMESPACE {
 
-// Names a weight's type where it is one of integers in groups: each has a scale and, if kMin, a min.
+// Names a weight's type where it is one of integers in groups: each has a scale and, if kMin, a
+// min.
 template <typename T, bool kMin>
 struct Groups {};
 
@@ -38,9 +39,9 @@ HWY_INLINE const T* column(const T* row, int64_t k) {
 }
 HWY_INLINE const I4x2* column(const I4x2* row, int64_t k) { return row + k / 2; }
 
-// A row of a weight inside one run of k in which its scale does not change. `ahead`: stored elements
-// to the row whose turn comes next in a direct product, to prefetch it. kTwice: two vectors of it are
-// cheaper together, by twice().
+// A row of a weight inside one run of k in which its scale does not change. `ahead`: stored
+// elements to the row whose turn comes next in a direct product, to prefetch it. kTwice: two
+// vectors of it are cheaper together, by twice().
 template <typename T>
 struct WeightRow {
   static constexpr bool kTwice = false;
@@ -71,7 +72,8 @@ struct WeightRow<F8E4M3> {
 };
 // A min costs one addition per vector of decoded weights and one broadcast per group, of each row:
 // beside five instructions or more. Adding min * (sum of x over the group) afterwards would replace
-// the additions of a group, two for 32 columns, by a fused one, and give other bits than dequantize.
+// the additions of a group, two for 32 columns, by a fused one, and give other bits than
+// dequantize.
 template <typename T, bool kMin>
 struct WeightRow<Groups<T, kMin>> {
   static constexpr bool kTwice = HWY_TARGET != HWY_SCALAR && std::is_same_v<T, I4x2>;

@@ -22,9 +22,9 @@ inline constexpr int64_t kPanelK = 1024;
 inline constexpr int64_t kBlockM = 64;
 inline constexpr int64_t kMaxLanes = 16;
 
-// Whether weights are decoded in registers, for all rows of x in one pass. A shard whose scale blocks
-// do not begin at whole vectors goes through a panel even for one row: there the lanes run over k as
-// they do everywhere.
+// Whether weights are decoded in registers, for all rows of x in one pass. A shard whose scale
+// blocks do not begin at whole vectors goes through a panel even for one row: there the lanes run
+// over k as they do everywhere.
 inline bool is_direct(const MatMul& g) {
   if (g.m > kDirectRows) return false;
   if (!has_scales(g.w.data.dtype)) return true;

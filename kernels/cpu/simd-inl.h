@@ -93,8 +93,8 @@ HWY_INLINE VF int8_to_float(hn::Vec<DI8> v) {
 template <class D8>
 HWY_INLINE hn::Vec<D8> nibbles(D8 d8, const I4x2* p) {
   const hn::RepartitionToWide<hn::RebindToUnsigned<D8>> d16;
-  const auto bytes = hn::PromoteTo(d16, hn::LoadU(hn::Rebind<uint8_t, decltype(d16)>(),
-                                                  reinterpret_cast<const uint8_t*>(p)));
+  const auto bytes = hn::PromoteTo(
+      d16, hn::LoadU(hn::Rebind<uint8_t, decltype(d16)>(), reinterpret_cast<const uint8_t*>(p)));
   const auto apart =
       hn::And(hn::Or(bytes, hn::ShiftLeft<4>(bytes)), hn::Set(d16, uint16_t{0x0f0f}));
   const auto eight = hn::Set(d8, int8_t{8});

@@ -32,8 +32,8 @@ __global__ void embedding_kernel(const int32_t* __restrict__ ids, const Table* _
   store_pack(out + t * out_stride + column, left, aligned, v);
 }
 
-// The same from a table with scales, decoded element by element: a step reads as many rows as it has
-// tokens, nothing beside the products.
+// The same from a table with scales, decoded element by element: a step reads as many rows as it
+// has tokens, nothing beside the products.
 template <typename W, typename Out>
 __global__ void quantized_embedding_kernel(const int32_t* __restrict__ ids, WeightView table,
                                            int64_t first_row, int64_t table_rows,

@@ -85,9 +85,8 @@ struct Fma {
 namespace shoal {
 
 void launch_fma(const CudaDevice& device, const MatmulTask& task) {
-  gpu::with_weight_type(task.w_type, task.has_min, [&](auto w) {
-    gpu::launch_form<gpu::Fma<decltype(w)>>(device, task);
-  });
+  gpu::with_weight_type(task.w_type, task.has_min,
+                        [&](auto w) { gpu::launch_form<gpu::Fma<decltype(w)>>(device, task); });
 }
 
 }  // namespace shoal

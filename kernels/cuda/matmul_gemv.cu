@@ -138,8 +138,8 @@ struct Gemv {
       }
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
-        total[r][m] = kScaled && !kAffine ? fmaf(factor, part[r][m], total[r][m])
-                                          : total[r][m] + part[r][m];
+        total[r][m] =
+            kScaled && !kAffine ? fmaf(factor, part[r][m], total[r][m]) : total[r][m] + part[r][m];
       }
     }
   }

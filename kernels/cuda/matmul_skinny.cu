@@ -17,9 +17,9 @@
 // A step of the four lanes lies in one scale group: its sum is multiplied by the scale in float32.
 // int8 and int4 with short groups take shorter reads; with groups of 16 (kHalves) a lane takes four
 // columns from each of two groups, and the two mma of a step add to sums of their own. A min costs
-// one more mma per mma, of ones with x, which leaves the sums of x where they are needed. Split over k: k_warps warps of the block
-// (summed in order through shared memory), and `splits` blocks when n is small (a second pass, in
-// order).
+// one more mma per mma, of ones with x, which leaves the sums of x where they are needed. Split
+// over k: k_warps warps of the block (summed in order through shared memory), and `splits` blocks
+// when n is small (a second pass, in order).
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"
@@ -78,8 +78,8 @@ struct Skinny {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             if constexpr (kHalves) {
-              load_halves(w[i] + WeightType<W>::bytes(step), inside,
-                          step + 16 + 4 * t < tile.k1, raw[r][i]);
+              load_halves(w[i] + WeightType<W>::bytes(step), inside, step + 16 + 4 * t < tile.k1,
+                          raw[r][i]);
             } else if (inside) {
               load_weights<kBytes>(w[i] + WeightType<W>::bytes(step), raw[r][i]);
             } else {
@@ -111,8 +111,8 @@ struct Skinny {
             float part[kGroups][kTokenTiles][4] = {}, ones[kGroups][kTokenTiles][4] = {};
 #pragma unroll
             for (int c = 0; c < kChunk / 8; ++c) {
-              multiply(raw[r], c, x, token, k + 8 * c, tile.k1, part[0], part[kGroups - 1],
-                       ones[0], ones[kGroups - 1]);
+              multiply(raw[r], c, x, token, k + 8 * c, tile.k1, part[0], part[kGroups - 1], ones[0],
+                       ones[kGroups - 1]);
             }
 #pragma unroll
             for (int h = 0; h < kGroups; ++h) {
@@ -165,11 +165,13 @@ struct Skinny {
   // The columns [k, k + 8) of each lane (kHalves: [k, k + 4) and [k + 16, k + 20)), as far as they
   // are below k1, of two rows of the weight and of the tokens: the first mma adds to `sum`, the
   // second to `sum2`; `ones` and `ones2` get the sums of x, for mins.
-  static __device__ __forceinline__ void multiply(
-      const uint32_t (&raw)[2][kBytes / 4], int chunk, const bf16* const (&x)[kTokenTiles],
-      const bool (&token)[kTokenTiles], int k, int k1, float (&sum)[kTokenTiles][4],
-      float (&sum2)[kTokenTiles][4], float (&ones)[kTokenTiles][4],
-      float (&ones2)[kTokenTiles][4]) {
+  static __device__ __forceinline__ void multiply(const uint32_t (&raw)[2][kBytes / 4], int chunk,
+                                                  const bf16* const (&x)[kTokenTiles],
+                                                  const bool (&token)[kTokenTiles], int k, int k1,
+                                                  float (&sum)[kTokenTiles][4],
+                                                  float (&sum2)[kTokenTiles][4],
+                                                  float (&ones)[kTokenTiles][4],
+                                                  float (&ones2)[kTokenTiles][4]) {
     constexpr int kWords = WeightType<W>::kWords, kParts = WeightType<W>::kParts;
     uint32_t low[kParts][4], high[kParts][4], words[kWords];
 #pragma unroll

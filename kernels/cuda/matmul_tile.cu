@@ -13,11 +13,11 @@
 // all of an A100's. With 32 or 64 rows it is bound by the bytes of the weight, read m / kBM times
 // from L2 and once from DRAM, with 3 slices of 2 to 16 KiB under way per block.
 //
-// Scaled weights: sums over a scale group (or kUnit columns, whichever is longer) are kept apart and
-// added with their scale in float32: one FMA per element and group, beside kUnit / 16 mma per 4 of
-// them. REQUIRES: groups begin at multiples of kUnit columns, 32 or, for integers, 16. A min takes the
-// sums of x too: one mma with ones per kMmaN of the weight's (a quarter more, or half with 32 rows),
-// and a second FMA.
+// Scaled weights: sums over a scale group (or kUnit columns, whichever is longer) are kept apart
+// and added with their scale in float32: one FMA per element and group, beside kUnit / 16 mma per 4
+// of them. REQUIRES: groups begin at multiples of kUnit columns, 32 or, for integers, 16. A min
+// takes the sums of x too: one mma with ones per kMmaN of the weight's (a quarter more, or half
+// with 32 rows), and a second FMA.
 
 #include "kernels/cuda/matmul_forms.h"
 #include "kernels/cuda/matmul_tiles.cuh"

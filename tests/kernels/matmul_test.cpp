@@ -75,8 +75,8 @@ TEST_CASE("linear: groups of integers, of any length, from anywhere in one", "[m
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
     for (const WeightFormat format : weight_formats()) {
       if (format.type != DType::kI8 && format.type != DType::kI4x2) continue;
-      // The last two: one group over the whole row, and one that a shard cuts. 1150 columns are more
-      // than a panel and end inside a vector.
+      // The last two: one group over the whole row, and one that a shard cuts. 1150 columns are
+      // more than a panel and end inside a vector.
       for (const int32_t block : {128, 64, 32, 16, 6, 1150, 2400}) {
         for (const int32_t col_offset : {0, 2, 16, 48}) {
           if (col_offset >= block) continue;
@@ -120,7 +120,8 @@ TEST_CASE("linear: a min counts for every column of its group and for no other",
             for (int64_t n = 0; n < 3; ++n) {
               float sum = 0;
               for (int64_t k = 0; k < 70; ++k) {
-                sum += x.view().row<float>(t)[k] * w.min.view().row<float>(n)[(k + col_offset) / 32];
+                sum +=
+                    x.view().row<float>(t)[k] * w.min.view().row<float>(n)[(k + col_offset) / 32];
               }
               CHECK(out.view().row<float>(t)[n] == sum);
             }
@@ -147,7 +148,7 @@ TEST_CASE("check_weight: refuses scales that do not cover the weight", "[matmul]
   refused([](Weight& w) { w.block_cols = 0; });
   refused([](Weight& w) { w.col_offset = 32; });
   refused([](Weight& w) { w.row_offset = 1; });
-  refused([](Weight& w) { w.col_offset = 3; });   // inside a byte
+  refused([](Weight& w) { w.col_offset = 3; });  // inside a byte
   refused([](Weight& w) { w.block_cols = 31; });
   refused([](Weight& w) { w.data.dtype = DType::kI32; });
   refused([](Weight& w) { w.data.rank = 1; });
@@ -281,8 +282,8 @@ TEST_CASE("dequantize: every code of INT8 and INT4", "[matmul]") {
       min.view().as<float>()[i] = 3;
     }
     HostTensor out(DType::kF32, {1, 256}), pairs(DType::kF32, {1, 512});
-    ops->dequantize(
-        {.data = bytes, .scale = scale, .min = min, .block_rows = 1, .block_cols = 16}, out);
+    ops->dequantize({.data = bytes, .scale = scale, .min = min, .block_rows = 1, .block_cols = 16},
+                    out);
     const Tensor packed(bytes.view().data, DType::kI4x2, {1, 256});
     ops->dequantize({.data = packed, .scale = scale, .block_rows = 1, .block_cols = 32}, pairs);
     int wrong = 0;

@@ -131,8 +131,8 @@ TEST_CASE("cuda linear: scale groups of every size, from anywhere in one", "[lin
         if (col_offset >= block) continue;
         const int32_t row_offset = block == 64 ? 5 : 0;
         // 280 columns end inside a group of 16 and inside the four columns' lanes of it.
-        const HostWeight w = random_weight(random, format.type, 37, 280, block, row_offset,
-                                           col_offset, format.min);
+        const HostWeight w =
+            random_weight(random, format.type, 37, 280, block, row_offset, col_offset, format.min);
         for (const DType activation : kActivations) {
           for (const int64_t rows : {2, 10, 18}) {
             INFO(to_string(format) << " block " << block << " offset " << col_offset << " x "
@@ -162,9 +162,12 @@ TEST_CASE("cuda linear: groups of 16 in tiles of every size, unaligned too", "[l
 
 TEST_CASE("cuda linear: few columns and a long k, in parts", "[linear]") {
   Random random(5);
-  for (const WeightFormat format :
-       {WeightFormat{DType::kF32}, {DType::kBF16}, {DType::kF8E4M3}, {DType::kI4x2},
-        {DType::kI4x2, true}, {DType::kI8, true}}) {
+  for (const WeightFormat format : {WeightFormat{DType::kF32},
+                                    {DType::kBF16},
+                                    {DType::kF8E4M3},
+                                    {DType::kI4x2},
+                                    {DType::kI4x2, true},
+                                    {DType::kI8, true}}) {
     const DType type = format.type;
     const HostWeight w =
         random_weight(random, type, 19, 2080, type == DType::kI8 ? 16 : 128, 0, 0, format.min);
@@ -188,7 +191,8 @@ TEST_CASE("cuda linear: a weight arrives exactly", "[linear]") {
   Random random(6);
   for (const WeightFormat format : weight_formats()) {
     const DType type = format.type;
-    const HostWeight w = random_weight(random, type, 32, 64, format.min ? 16 : 32, 0, 0, format.min);
+    const HostWeight w =
+        random_weight(random, type, 32, 64, format.min ? 16 : 32, 0, 0, format.min);
     for (const DType activation : kActivations) {
       if (format.min && activation == DType::kF32) continue;
       for (const int64_t rows : {8, 16, 64}) {

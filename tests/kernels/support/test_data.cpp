@@ -103,7 +103,8 @@ HostWeight random_weight(Random& random, DType dtype, int64_t n, int64_t k, int3
       result.scale.view().as<float>()[at] = 1e-3f + 1e-2f * std::abs(random.normal());
     });
     if (asymmetric) {
-      result.min = HostTensor(DType::kF32, {result.scale.view().dim(0), result.scale.view().dim(1)});
+      result.min =
+          HostTensor(DType::kF32, {result.scale.view().dim(0), result.scale.view().dim(1)});
       random.fill(result.min, 0.3f);
     }
     result.weight = {.data = result.data,
@@ -126,7 +127,7 @@ std::string to_string(WeightFormat format) {
 
 const std::vector<WeightFormat>& weight_formats() {
   static const std::vector<WeightFormat> formats = {
-      {DType::kF32}, {DType::kF16},  {DType::kBF16},    {DType::kF8E4M3},
+      {DType::kF32}, {DType::kF16},  {DType::kBF16},     {DType::kF8E4M3},
       {DType::kI8},  {DType::kI4x2}, {DType::kI8, true}, {DType::kI4x2, true}};
   return formats;
 }
