@@ -5,7 +5,7 @@
 // Common rules:
 //  - Outputs never alias inputs unless a verb says "in place". Tensors with zero rows are valid.
 //  - Activations are F32 on the CPU, F32 or BF16 on CUDA; weights F32 | F16 | BF16 | F8E4M3 blocks |
-//    I8 and I4x2 groups; KV caches F32 | BF16; index tensors I32.
+//    I8 and I4x2 groups; KV caches F32 | BF16, or F8E4M3 | I8 with scales; index tensors I32.
 //  - A row of an output depends only on its own row of the inputs, in bits: the same order of
 //    additions whatever the number of rows, threads or neighbours (on the CPU; on CUDA the same call
 //    gives the same bits again, but a kernel for few rows may round differently from one for many).
@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/base/tensor.h"
+#include "kernels/base/cache_tensor.h"
 
 namespace shoal {
 
@@ -129,22 +129,23 @@ class Ops {
                     const Tensor& table,      // [max_position, d] F32
                     bool interleaved) = 0;
 
-  // cache[slots[t]] = row t, converted to the cache's type. slot = page * page_size + offset.
-  virtual void write_cache(const Tensor& x,          // [T, dim] strided in rows
-                           const Tensor& slots,      // [T] I32
-                           const Tensor& cache,      // [num_slots, dim] F32 | BF16, strided in rows
-                           int64_t first_column) = 0;  // of the cache row
+  // cache[slots[t]] = row t, converted to the cache's type: its scales are found on the way.
+  // slot = page * page_size + offset.
+  virtual void write_cache(const Tensor& x,      // [T, dim] strided in rows
+                           const Tensor& slots,  // [T] I32
+                           const CacheTensor& cache) = 0;  // of dim
 
   // out = the cache rows of positions [begin, end) of one sequence, in order.
-  virtual void gather_cache(const Tensor& cache,        // [num_slots, dim]
+  virtual void gather_cache(const CacheTensor& cache,   // of dim
                             const Tensor& block_table,  // [max_pages] I32
                             int32_t page_size, int64_t begin, int64_t end,
                             const Tensor& out) = 0;  // [end - begin, dim]
 
   // MLA, absorbed form (Multi-head Latent Attention, DeepSeek-V2 paper, 2.1): every head attends to
-  // the same latent row; K is the whole row, V its first kv_lora elements.
-  virtual void mla_decode(const Tensor& q,      // [T, H, kv_lora + qk_rope]
-                          const Tensor& cache,  // [num_slots, kv_lora + qk_rope]
+  // the same latent row; K is the whole row, V its first kv_lora elements. A quantised cache has one
+  // scale a row, over exactly those.
+  virtual void mla_decode(const Tensor& q,           // [T, H, kv_lora + qk_rope]
+                          const CacheTensor& cache,  // of kv_lora + qk_rope
                           const PagedBatch& batch, float softmax_scale,
                           const Tensor& out) = 0;  // [T, H, kv_lora]
 
@@ -162,15 +163,16 @@ class Ops {
                             const Tensor& out) = 0;  // [T, H, v_head_dim] strided
 
   // Grouped-query attention over paged K and V, prefill and decode alike. Local query head h reads
-  // KV head (first_q_head + h) / group - first_kv_head, so that any split of heads works.
+  // KV head (first_q_head + h) / group - first_kv_head, so that any split of heads works. Quantised
+  // caches have one scale per KV head and row; both are of one type.
   struct HeadMap {
     int32_t group = 1;  // query heads per KV head in the whole model
     int32_t first_q_head = 0;
     int32_t first_kv_head = 0;
   };
-  virtual void gqa_attention(const Tensor& q,        // [T, H, head_dim]
-                             const Tensor& k_cache,  // [num_slots, kv_heads * head_dim]
-                             const Tensor& v_cache,  // [num_slots, kv_heads * head_dim]
+  virtual void gqa_attention(const Tensor& q,             // [T, H, head_dim]
+                             const CacheTensor& k_cache,  // of kv_heads * head_dim
+                             const CacheTensor& v_cache,  // of kv_heads * head_dim
                              const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
                              const Tensor& out) = 0;  // [T, H, head_dim]
 

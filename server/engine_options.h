@@ -12,7 +12,7 @@ struct EngineOptions {
   std::string revision = "main";          // --revision
   std::string device = "auto";            // --device auto|cpu|cuda
   std::string dtype = "auto";             // --dtype auto|float32|bfloat16
-  std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16
+  std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16|fp8|int8
   std::string quantization = "none";      // --quantization none|int4|int8|fp8|...
   int tensor_parallel_size = 1;           // --tensor-parallel-size
   bool dp_attention = false;              // --enable-dp-attention

@@ -61,8 +61,10 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->group(group)
       ->capture_default_str();
-  app.add_option("--kv-cache-dtype", o.kv_cache_dtype, "Type of the KV cache; auto: as --dtype")
-      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+  app.add_option("--kv-cache-dtype", o.kv_cache_dtype,
+                 "Type of the KV cache; auto: as --dtype; fp8 (fp8_e4m3) and int8 halve it, with a scale "
+                 "per token and head")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16", "fp8", "fp8_e4m3", "int8"}))
       ->group(group)
       ->capture_default_str();
   app.add_option("--quantization,-q", o.quantization,

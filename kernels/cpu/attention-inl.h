@@ -11,7 +11,7 @@
 #include <span>
 
 #include "kernels/cpu/attention.h"
-#include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/cache-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace shoal {
@@ -173,26 +173,13 @@ HWY_INLINE void attend(std::span<const QueryRow> rows, const KeyBlock& block, fl
   }
 }
 
-template <typename T>
-HWY_INLINE void to_floats(const T* from, int64_t n, float* to) {
-  for_vectors(
-      n, [&](int64_t i) HWY_ATTR { store(load(from + i), to + i); },
-      [&](int64_t i, int64_t left) HWY_ATTR { store_n(load_n(from + i, left), to + i, left); });
-}
-
-// Columns [column, column + dim) of the cache rows of positions [position, position + count) as
-// floats: out [count, dim].
-HWY_INLINE void stage_cache(const Tensor& cache, const int32_t* block_table, int64_t page_size,
-                            int64_t position, int64_t count, int64_t column, int64_t dim,
-                            float* out) {
-  for (int64_t i = 0; i < count; ++i, out += dim) {
-    const int64_t p = position + i;
-    const int64_t slot = block_table[p / page_size] * page_size + p % page_size;
-    if (cache.dtype == DType::kF32) {
-      to_floats(cache.row<const float>(slot) + column, dim, out);
-    } else {
-      to_floats(cache.row<const BF16>(slot) + column, dim, out);
-    }
+// Rows of positions [position, position + count) as floats, one after the other at `out`.
+// decode(slot, out) brings one.
+template <typename Decode>
+HWY_INLINE void stage_cache(const int32_t* block_table, int64_t page_size, int64_t position,
+                            int64_t count, int64_t dim, float* out, const Decode& decode) {
+  for (int64_t p = position; p < position + count; ++p, out += dim) {
+    decode(block_table[p / page_size] * page_size + p % page_size, out);
   }
 }
 

@@ -20,8 +20,8 @@ inline constexpr int64_t kRowsPerTile = 4;
 
 struct GqaCall {
   const Tensor& q;
-  const Tensor& k_cache;
-  const Tensor& v_cache;
+  const CacheTensor& k_cache;
+  const CacheTensor& v_cache;
   const PagedBatch& batch;
   const Ops::HeadMap& heads;
   float scale;
@@ -69,9 +69,14 @@ void gqa_tiles(const GqaCall& call, const WorkGroup& group, int64_t tile0, int64
   float* values = scratch + kKeyBlock * dim;
   for (int64_t p = 0; p < keys; p += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, keys - p);
-    stage_cache(call.k_cache, table, call.batch.page_size, p, count, group.head * dim, dim,
-                scratch);
-    stage_cache(call.v_cache, table, call.batch.page_size, p, count, group.head * dim, dim, values);
+    stage_cache(table, call.batch.page_size, p, count, dim, scratch,
+                [&](int64_t slot, float* to) HWY_ATTR {
+                  decode_cache(call.k_cache, slot, group.head * dim, dim, to);
+                });
+    stage_cache(table, call.batch.page_size, p, count, dim, values,
+                [&](int64_t slot, float* to) HWY_ATTR {
+                  decode_cache(call.v_cache, slot, group.head * dim, dim, to);
+                });
     attend(rows, {scratch, dim, values, dim, dim, dim, p, count}, call.scale);
   }
   for (const QueryRow& row : rows) divide_row(row.acc, *row.sum, dim, row.acc);
@@ -110,21 +115,21 @@ std::vector<TokenContext> token_contexts(const PagedBatch& batch, int64_t num_to
   return contexts;
 }
 
-void CpuOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+void CpuOps::gqa_attention(const Tensor& q, const CacheTensor& k_cache, const CacheTensor& v_cache,
                            const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
                            const Tensor& out) {
   check_f32(q, 3, "q");
   check_f32(out, 3, "out");
   const int64_t dim = q.dim(2);
-  const auto is_cache = [](const Tensor& cache) {
-    return cache.rank == 2 && cache.stride[1] == 1 &&
-           (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16);
-  };
-  SHOAL_CHECK(is_cache(k_cache) && is_cache(v_cache) && k_cache.dim(1) == v_cache.dim(1) &&
-                  k_cache.dim(1) % dim == 0 && out.shape == q.shape,
+  check_cache(k_cache, "k_cache");
+  check_cache(v_cache, "v_cache");
+  SHOAL_CHECK(k_cache.data.dtype == v_cache.data.dtype && k_cache.dim() == v_cache.dim() &&
+                  k_cache.dim() % dim == 0 && out.shape == q.shape &&
+                  (!k_cache.quantised() || (k_cache.groups() == k_cache.dim() / dim &&
+                                            v_cache.groups() == k_cache.groups())),
               "q {}, k_cache {}, v_cache {}, out {}", q.shape_string(), k_cache.shape_string(),
               v_cache.shape_string(), out.shape_string());
-  const int64_t kv_heads = k_cache.dim(1) / dim;
+  const int64_t kv_heads = k_cache.dim() / dim;
   SHOAL_CHECK(
       heads.group >= 1 && heads.first_q_head / heads.group >= heads.first_kv_head &&
           (heads.first_q_head + q.dim(1) - 1) / heads.group - heads.first_kv_head < kv_heads,

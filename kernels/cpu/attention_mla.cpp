@@ -20,7 +20,7 @@ inline constexpr int64_t kPrefillTokens = 32;
 
 struct MlaDecodeCall {
   const Tensor& q;
-  const Tensor& cache;
+  const CacheTensor& cache;
   const PagedBatch& batch;
   float scale;
   const Tensor& out;
@@ -64,7 +64,8 @@ void mla_decode_tiles(const MlaDecodeCall& call, const WorkGroup& group, int64_t
   const int32_t* table = call.batch.block_tables.row<int32_t>(call.contexts[t].sequence);
   for (int64_t p = 0; p < keys; p += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, keys - p);
-    stage_cache(call.cache, table, call.batch.page_size, p, count, 0, d, scratch);
+    stage_cache(table, call.batch.page_size, p, count, d, scratch,
+                [&](int64_t slot, float* to) HWY_ATTR { decode_cache_row(call.cache, slot, to); });
     attend(rows, {scratch, d, scratch, d, d, dv, p, count}, call.scale);
   }
   for (const QueryRow& row : rows) divide_row(row.acc, *row.sum, dv, row.acc);
@@ -93,8 +94,8 @@ void mla_prefill_tiles(const MlaPrefillCall& call, const WorkGroup& group, int64
     const int64_t i0 = p - call.first_position;
     for (int64_t i = 0; i < next - p; ++i) {
       const float* kv = call.kv.row<const float>(i0 + i) + h * call.kv.stride[1];
-      to_floats(kv, nope, scratch + i * d);
-      to_floats(call.k_pe.row<const float>(i0 + i), rope, scratch + i * d + nope);
+      convert(kv, nope, scratch + i * d);
+      convert(call.k_pe.row<const float>(i0 + i), rope, scratch + i * d + nope);
     }
     const float* values = call.kv.row<const float>(i0) + h * call.kv.stride[1] + nope;
     attend(rows, {scratch, d, values, call.kv.stride[0], d, dv, p, next - p}, call.scale);
@@ -122,13 +123,14 @@ HWY_EXPORT(mla_decode_tiles);
 HWY_EXPORT(mla_prefill_tiles);
 HWY_EXPORT(finish_rows);
 
-void CpuOps::mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch& batch,
+void CpuOps::mla_decode(const Tensor& q, const CacheTensor& cache, const PagedBatch& batch,
                         float softmax_scale, const Tensor& out) {
   check_f32(q, 3, "q");
   check_f32(out, 3, "out");
-  SHOAL_CHECK(cache.rank == 2 && cache.stride[1] == 1 && cache.dim(1) == q.dim(2) &&
-                  (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
-                  out.dim(0) == q.dim(0) && out.dim(1) == q.dim(1) && out.dim(2) <= q.dim(2),
+  check_cache(cache, "cache");
+  SHOAL_CHECK(cache.dim() == q.dim(2) && out.dim(0) == q.dim(0) && out.dim(1) == q.dim(1) &&
+                  out.dim(2) <= q.dim(2) &&
+                  (!cache.quantised() || (cache.groups() == 1 && cache.data.dim(1) == out.dim(2))),
               "q {}, cache {}, out {}", q.shape_string(), cache.shape_string(), out.shape_string());
   const std::vector<TokenContext> contexts = token_contexts(batch, q.dim(0));
   const MlaDecodeCall call{q, cache, batch, softmax_scale, out, contexts};

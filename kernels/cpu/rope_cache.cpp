@@ -1,11 +1,15 @@
 // rope, write_cache, gather_cache.
+#include <bit>
+#include <cmath>
+#include <limits>
+
 #include "kernels/cpu/cpu_ops.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/rope_cache.cpp"
 #include "hwy/foreach_target.h"
 //
-#include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/cache-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace shoal {
@@ -58,36 +62,69 @@ void rope_rows(const Tensor& x, const Tensor& positions, const Tensor& table, bo
   }
 }
 
-template <typename From, typename To>
-HWY_INLINE void convert(const From* from, int64_t n, To* to) {
+// The largest magnitude of n values; a NaN counts as larger than all. Without their sign bits floats
+// are in the order of their bits.
+HWY_INLINE float largest_magnitude(const float* x, int64_t n) {
+  const DI32 di;
+  const auto magnitude = [&](VF v)
+                             HWY_ATTR { return hn::BitCast(di, hn::Abs(v)); };
+  auto most = hn::Zero(di);
   for_vectors(
-      n, [&](int64_t i) HWY_ATTR { store(load(from + i), to + i); },
-      [&](int64_t i, int64_t left) HWY_ATTR { store_n(load_n(from + i, left), to + i, left); });
+      n, [&](int64_t i) HWY_ATTR { most = hn::Max(most, magnitude(load(x + i))); },
+      [&](int64_t i, int64_t left)
+          HWY_ATTR { most = hn::Max(most, magnitude(load_n(x + i, left))); });
+  return std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(di, most)));
 }
 
-void write_cache_rows(const Tensor& x, const Tensor& slots, const Tensor& cache,
-                      int64_t first_column, int64_t begin, int64_t end) {
+// The codes of a row and their scales.
+template <typename Code>
+HWY_INLINE void quantise_row(const float* x, int64_t n, int64_t groups, float limit, Code* codes,
+                             float* scales) {
+  const int64_t group = n / groups;
+  for (int64_t g = 0; g < groups; ++g, x += group, codes += group) {
+    const float most = largest_magnitude(x, group);
+    const bool zeros = most < kCacheMinMax;
+    scales[g] = zeros               ? 0.0f
+                : std::isfinite(most) ? most / limit
+                                      : std::numeric_limits<float>::quiet_NaN();
+    const VF factor = hn::Set(DF(), zeros || !std::isfinite(most) ? 0.0f : limit / most);
+    for_vectors(
+        group, [&](int64_t i) HWY_ATTR { store(hn::Mul(load(x + i), factor), codes + i); },
+        [&](int64_t i, int64_t left)
+            HWY_ATTR { store_n(hn::Mul(load_n(x + i, left), factor), codes + i, left); });
+  }
+}
+
+void write_cache_rows(const Tensor& x, const Tensor& slots, const CacheTensor& cache, int64_t begin,
+                      int64_t end) {
+  const Tensor& data = cache.data;
+  const int64_t n = data.dim(1);
   for (int64_t t = begin; t < end; ++t) {
     const int64_t slot = slots.as<int32_t>()[t];
-    if (cache.dtype == DType::kF32) {
-      convert(x.row<float>(t), x.dim(1), cache.row<float>(slot) + first_column);
-    } else {
-      convert(x.row<float>(t), x.dim(1), cache.row<BF16>(slot) + first_column);
+    const float* row = x.row<float>(t);
+    switch (data.dtype) {
+      case DType::kF32: convert(row, n, data.row<float>(slot)); break;
+      case DType::kBF16: convert(row, n, data.row<BF16>(slot)); break;
+      case DType::kF8E4M3:
+        quantise_row(row, n, cache.groups(), cache_limit(data.dtype), data.row<F8E4M3>(slot),
+                     cache.scale.row<float>(slot));
+        break;
+      default:
+        quantise_row(row, n, cache.groups(), cache_limit(data.dtype), data.row<I8>(slot),
+                     cache.scale.row<float>(slot));
+    }
+    if (cache.rope.defined()) {
+      convert(row + n, cache.rope.dim(1), cache.rope.row<BF16>(slot));
     }
   }
 }
 
-void gather_cache_rows(const Tensor& cache, const Tensor& block_table, int32_t page_size,
+void gather_cache_rows(const CacheTensor& cache, const Tensor& block_table, int32_t page_size,
                        int64_t first_position, const Tensor& out, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t position = first_position + i;
     const int64_t page = block_table.as<int32_t>()[position / page_size];
-    const int64_t slot = page * page_size + position % page_size;
-    if (cache.dtype == DType::kF32) {
-      convert(cache.row<const float>(slot), out.dim(1), out.row<float>(i));
-    } else {
-      convert(cache.row<const BF16>(slot), out.dim(1), out.row<float>(i));
-    }
+    decode_cache_row(cache, page * page_size + position % page_size, out.row<float>(i));
   }
 }
 
@@ -113,27 +150,23 @@ void CpuOps::rope(const Tensor& x, const Tensor& positions, const Tensor& table,
   });
 }
 
-void CpuOps::write_cache(const Tensor& x, const Tensor& slots, const Tensor& cache,
-                         int64_t first_column) {
+void CpuOps::write_cache(const Tensor& x, const Tensor& slots, const CacheTensor& cache) {
   check_f32(x, 2, "x");
   check_i32(slots, x.dim(0), "slots");
-  SHOAL_CHECK(
-      cache.rank == 2 && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
-          cache.stride[1] == 1 && first_column >= 0 && first_column + x.dim(1) <= cache.dim(1),
-      "x {}, cache {}, first column {}", x.shape_string(), cache.shape_string(), first_column);
+  check_cache(cache, "cache");
+  SHOAL_CHECK(x.dim(1) == cache.dim(), "x {}, cache {}", x.shape_string(), cache.shape_string());
   for_rows(x.dim(0), x.dim(1), [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(write_cache_rows)(x, slots, cache, first_column, begin, end);
+    HWY_DYNAMIC_DISPATCH(write_cache_rows)(x, slots, cache, begin, end);
   });
 }
 
-void CpuOps::gather_cache(const Tensor& cache, const Tensor& block_table, int32_t page_size,
+void CpuOps::gather_cache(const CacheTensor& cache, const Tensor& block_table, int32_t page_size,
                           int64_t begin, int64_t end, const Tensor& out) {
   check_f32(out, 2, "out");
   check_i32(block_table, block_table.num_elements(), "block_table");
-  SHOAL_CHECK(cache.rank == 2 && (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16) &&
-                  cache.stride[1] == 1 && cache.dim(1) == out.dim(1) && begin >= 0 &&
-                  out.dim(0) == end - begin && page_size > 0 &&
-                  end <= block_table.num_elements() * page_size,
+  check_cache(cache, "cache");
+  SHOAL_CHECK(cache.dim() == out.dim(1) && begin >= 0 && out.dim(0) == end - begin &&
+                  page_size > 0 && end <= block_table.num_elements() * page_size,
               "cache {}, positions [{}, {}), out {}", cache.shape_string(), begin, end,
               out.shape_string());
   for_rows(out.dim(0), out.dim(1), [&](int64_t first, int64_t last) {

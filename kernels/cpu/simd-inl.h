@@ -168,6 +168,29 @@ HWY_INLINE void store(VF v, BF16* p) {
              reinterpret_cast<uint16_t*>(p));
 }
 
+// |v| <= 448 and a rounding more, to the nearest e4m3, ties to even. From 2^-6 on the three upper bits
+// of the mantissa stay and the exponent's bias becomes 7; below it the codes are multiples of 2^-9, and
+// so are the floats from 2^14 on.
+HWY_INLINE void store(VF v, F8E4M3* p) {
+  const DU du;
+  const auto bits = hn::BitCast(du, hn::Abs(v));
+  const auto odd = hn::And(hn::ShiftRight<20>(bits), hn::Set(du, 1u));
+  const auto rounded =
+      hn::ShiftRight<20>(hn::Add(bits, hn::Add(odd, hn::Set(du, (1u << 19) - 1u))));
+  const auto normal = hn::Sub(rounded, hn::Set(du, (127u - 7u) << 3));
+  const VF unit = hn::Set(DF(), 16384.0f);
+  const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(hn::Abs(v), unit)), hn::BitCast(du, unit));
+  const auto small = hn::RebindMask(du, hn::Lt(hn::Abs(v), hn::Set(DF(), 0x1p-6f)));
+  const auto sign = hn::And(hn::ShiftRight<24>(hn::BitCast(du, v)), hn::Set(du, 0x80u));
+  const auto code = hn::Or(hn::IfThenElse(small, subnormal, normal), sign);
+  hn::StoreU(hn::DemoteTo(hn::Rebind<uint8_t, DF>(), hn::BitCast(DI32(), code)),
+             hn::Rebind<uint8_t, DF>(), reinterpret_cast<uint8_t*>(p));
+}
+
+HWY_INLINE void store(VF v, I8* p) {
+  hn::StoreU(hn::DemoteTo(DI8(), hn::NearestInt(v)), DI8(), reinterpret_cast<int8_t*>(p));
+}
+
 template <typename T>
 HWY_INLINE void store_n(VF v, T* p, int64_t n) {
   alignas(64) T padded[HWY_MAX_BYTES / 4];

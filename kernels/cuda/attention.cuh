@@ -77,6 +77,11 @@ struct PagedCall {
   const void* v;  // [num_slots, kv_heads * dv]; MLA: the same rows as k
   void* out;      // [T, H, dv]
   int64_t q_token, q_head, k_slot, v_slot, out_token, out_head;
+  // Of quantised caches: scales [num_slots, kv_heads]; MLA: k and v are [num_slots, dv], k_rope is
+  // [num_slots, d - dv].
+  const float *k_scale, *v_scale;
+  const bf16* k_rope;
+  int64_t k_scale_slot, v_scale_slot, k_rope_slot;
   int32_t num_heads, d, dv;
   int32_t group, first_q_head, first_kv_head, kv_heads;
   int32_t tile_rows, key_block;

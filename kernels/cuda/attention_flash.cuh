@@ -11,14 +11,19 @@
 //                rate).
 //   kWarpsN = 4  decode: at most 16 rows, bound by memory; the warps' results are added up at the
 //   end.
+// A cache of one-byte codes (TCache) arrives as it is, two blocks of keys ahead, and is decoded to
+// bfloat16 in shared memory: half the bytes for some 3 instructions an element and one barrier more.
+// Codes are exact in bfloat16; a key's scales multiply its score and its weight.
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/cache_codes.cuh"
 
 namespace shoal::gpu {
 
-template <int kDqk, int kDv, int kWarpsM, int kWarpsN>
+template <int kDqk, int kDv, int kWarpsM, int kWarpsN, typename TCache = bf16>
 struct Flash {
+  static constexpr bool kCodes = kIsCode<TCache>;
   static constexpr int kRows = 16 * kWarpsM;
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarp;
   static constexpr int kKeys = 64;
@@ -27,7 +32,13 @@ struct Flash {
   // 16 bytes more than whole rows of banks: the rows that ldmatrix reads begin 4 banks apart.
   static constexpr int kKeyPitch = kDqk + 8, kValuePitch = kDv + 8;
   static constexpr int kStage = kKeys * (kKeyPitch + kValuePitch);
-  static constexpr size_t kSmem = sizeof(bf16) * kStages * kStage;
+  // Of codes a stage is raw, [kKeys, kDqk], [kKeys, kDv] and two scales a key, and there is one
+  // decoded block with its scales.
+  static constexpr int kCodeStage = kKeys * (kDqk + kDv + 2 * static_cast<int>(sizeof(float)));
+  static constexpr size_t kSmem =
+      kCodes ? sizeof(bf16) * kStage + kStages * kCodeStage + sizeof(float) * 2 * kKeys
+             : sizeof(bf16) * kStages * kStage;
+  static constexpr int kAhead = kCodes ? kStages : kStages - 1;  // blocks under way
   static_assert(kSmem <= kPortableSmem && kDqk % 64 == 0 && kDv % 64 == 0);
   static_assert(kWarpsN == 1 || (kWarpsM == 1 && kWarpKeys % 16 == 0));
 
@@ -36,10 +47,38 @@ struct Flash {
   // The warp's first row of the tile.
   static __device__ __forceinline__ int row0() { return threadIdx.x / kWarp / kWarpsN * 16; }
 
+  // The raw stage of a block, behind the decoded one.
+  static __device__ __forceinline__ TCache* code_stage(bf16* smem, int block) {
+    return reinterpret_cast<TCache*>(smem + kStage) + block % kStages * kCodeStage;
+  }
+  static __device__ __forceinline__ float* decoded_scales(bf16* smem) {
+    return reinterpret_cast<float*>(code_stage(smem, 0) + kStages * kCodeStage);
+  }
+
+  // From the block's stage to the decoded one, with all threads.
+  static __device__ __forceinline__ void decode_block(bf16* smem, int block) {
+    const TCache* const keys = code_stage(smem, block);
+    const TCache* const values = keys + kKeys * kDqk;
+    const float* const scales = reinterpret_cast<const float*>(values + kKeys * kDv);
+    constexpr int kKeyChunks = kDqk / 16, kChunks = (kDqk + kDv) / 16;
+    for (int i = threadIdx.x; i < kKeys * kChunks; i += kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      if (chunk < kKeyChunks) {
+        decode_16<TCache>(keys + row * kDqk + 16 * chunk, smem + row * kKeyPitch + 16 * chunk);
+      } else {
+        const int c = 16 * (chunk - kKeyChunks);
+        decode_16<TCache>(values + row * kDv + c,
+                          smem + kKeys * kKeyPitch + row * kValuePitch + c);
+      }
+    }
+    for (int i = threadIdx.x; i < 2 * kKeys; i += kThreads) decoded_scales(smem)[i] = scales[i];
+  }
+
   // Folds keys [begin, end) into this thread's rows row0() + lane / 4 and 8 further: state and acc,
   // which hold what was folded before. Queries by address (nullptr: none). Row i sees positions
-  // below num_keys[i]. load(first, count, keys, values) starts the copies (cp_async_16) of kKeys
-  // rows to shared memory, zeros past `count`; all threads call it.
+  // below num_keys[i]. load(first, count, keys, values, key_scales, value_scales) starts the copies
+  // (cp_async) of kKeys rows to shared memory, zeros past `count`; all threads call it. Rows are
+  // kKeyPitch and kValuePitch apart; codes lie without gaps, and only they have scales.
   template <typename Load>
   static __device__ __forceinline__ void attend(bf16* smem, const bf16* const (&queries)[2],
                                                 const int (&num_keys)[2], int begin, int end,
@@ -50,13 +89,21 @@ struct Flash {
     const int num_blocks = (end - begin + kKeys - 1) / kKeys;
     const auto issue = [&](int block) {
       if (block < num_blocks) {
-        bf16* const keys = smem + block % kStages * kStage;
-        const int position = begin + block * kKeys;
-        load(position, min(kKeys, end - position), keys, keys + kKeys * kKeyPitch);
+        const int position = begin + block * kKeys, count = min(kKeys, end - position);
+        if constexpr (kCodes) {
+          TCache* const keys = code_stage(smem, block);
+          TCache* const values = keys + kKeys * kDqk;
+          float* const scales = reinterpret_cast<float*>(values + kKeys * kDv);
+          load(position, count, keys, values, scales, scales + kKeys);
+        } else {
+          bf16* const keys = smem + block % kStages * kStage;
+          load(position, count, keys, keys + kKeys * kKeyPitch, nullptr, nullptr);
+        }
       }
       cp_async_commit();
     };
-    issue(0);
+#pragma unroll
+    for (int block = 0; block < kAhead; ++block) issue(block);
 
     uint32_t q[kDqk / 16][4];
 #pragma unroll
@@ -73,15 +120,22 @@ struct Flash {
     const int most = warp_max(max(limit[0], limit[1])), least = -warp_max(-min(limit[0], limit[1]));
 
     for (int block = 0; block < num_blocks; ++block) {
-      cp_async_wait<kStages - 2>();
+      cp_async_wait<kAhead - 1>();
       __syncthreads();  // all copies of this block are here, and all warps are done with the last
                         // one
-      issue(block + kStages - 1);
+      if constexpr (kCodes) {
+        decode_block(smem, block);
+        __syncthreads();
+      }
+      issue(block + kAhead);
       const int position = begin + block * kKeys + first_key;
       if (position >= most) continue;  // the warp's rows see none of its keys
-      const bf16* const keys = smem + block % kStages * kStage + first_key * kKeyPitch;
-      const bf16* const values =
-          smem + block % kStages * kStage + kKeys * kKeyPitch + first_key * kValuePitch;
+      const bf16* const stage = kCodes ? smem : smem + block % kStages * kStage;
+      const bf16* const keys = stage + first_key * kKeyPitch;
+      const bf16* const values = stage + kKeys * kKeyPitch + first_key * kValuePitch;
+      // Of codes: this lane's keys are 2t and 2t + 1 of each eight.
+      const float* const key_scales = decoded_scales(smem) + first_key + 2 * t;
+      const float* const value_scales = key_scales + kKeys;
 
       float score[kWarpKeys / 8][4] = {};
 #pragma unroll
@@ -100,6 +154,7 @@ struct Flash {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const bool seen = all_seen || position + 8 * n + 2 * t + i % 2 < limit[i / 2];
+          if constexpr (kCodes) score[n][i] *= key_scales[8 * n + i % 2];
           score[n][i] = seen ? score[n][i] * scale : -INFINITY;
           block_max[i / 2] = fmaxf(block_max[i / 2], score[n][i]);
         }
@@ -119,6 +174,7 @@ struct Flash {
         for (int i = 0; i < 4; ++i) {
           score[n][i] = exp2f(score[n][i] - shift[i / 2]);
           state.sum[i / 2] += score[n][i];
+          if constexpr (kCodes) score[n][i] *= value_scales[8 * n + i % 2];
         }
       }
 #pragma unroll

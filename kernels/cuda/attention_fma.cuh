@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/cache_codes.cuh"
 
 namespace shoal::gpu {
 
@@ -131,6 +132,22 @@ __device__ __forceinline__ void stage_rows(float* to, int pitch, int count, int 
   }
 }
 
+// The same of a cache row: codes times the row's scale.
+template <typename T, typename RowOf, typename ScaleOf>
+__device__ __forceinline__ void stage_cache_rows(float* to, int pitch, int count, int width,
+                                                 const RowOf& row_of, const ScaleOf& scale_of) {
+  if constexpr (!kIsCode<T>) {
+    stage_rows<T>(to, pitch, count, width, row_of);
+  } else {
+    const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    for (int i = warp; i < count; i += kFmaThreads / kWarp) {
+      const T* row = row_of(i);
+      const float scale = scale_of(i);
+      for (int j = lane; j < width; j += kWarp) to[i * pitch + j] = stored_number(row[j]) * scale;
+    }
+  }
+}
+
 // mla_decode (kSharedValues: v is k) and gqa_attention. Grid: (items, kv_heads). tile_rows is
 // kFmaRows.
 template <typename TQ, typename TCache, bool kSharedValues>
@@ -155,13 +172,25 @@ __global__ void __launch_bounds__(kFmaThreads) paged_fma_kernel(PagedCall call) 
   }
   fma_attend(fma, tile.key_begin, tile.key_end, call.scale, [&](int position, int count) {
     const auto slot = [&](int i) { return call.pages.slot(item.sequence, position + i); };
-    stage_rows<TCache>(fma.keys, fma.key_pitch, count, call.d, [&](int i) {
-      return static_cast<const TCache*>(call.k) + slot(i) * call.k_slot + int64_t{kv} * call.d;
-    });
+    constexpr bool kLatentCodes = kSharedValues && kIsCode<TCache>;
+    stage_cache_rows<TCache>(
+        fma.keys, fma.key_pitch, count, kLatentCodes ? call.dv : call.d,
+        [&](int i) {
+          return static_cast<const TCache*>(call.k) + slot(i) * call.k_slot + int64_t{kv} * call.d;
+        },
+        [&](int i) { return call.k_scale[slot(i) * call.k_scale_slot + kv]; });
+    if constexpr (kLatentCodes) {
+      stage_rows<bf16>(fma.keys + call.dv, fma.key_pitch, count, call.d - call.dv,
+                       [&](int i) { return call.k_rope + slot(i) * call.k_rope_slot; });
+    }
     if constexpr (!kSharedValues) {
-      stage_rows<TCache>(fma.values, fma.value_pitch, count, call.dv, [&](int i) {
-        return static_cast<const TCache*>(call.v) + slot(i) * call.v_slot + int64_t{kv} * call.dv;
-      });
+      stage_cache_rows<TCache>(
+          fma.values, fma.value_pitch, count, call.dv,
+          [&](int i) {
+            return static_cast<const TCache*>(call.v) + slot(i) * call.v_slot +
+                   int64_t{kv} * call.dv;
+          },
+          [&](int i) { return call.v_scale[slot(i) * call.v_scale_slot + kv]; });
     }
   });
 

@@ -1,8 +1,8 @@
 // gqa_attention: grouped-query attention over paged K and V, prefill and decode alike.
 //
-// gqa_mma_kernel (bfloat16, head_dim 64 and 128; attention_flash.cuh): a block takes a tile of
-// (row, head) pairs of one sequence and KV head, so that the heads of a group share the keys that
-// come in.
+// gqa_mma_kernel (bfloat16 queries, a cache of bfloat16 or codes, head_dim 64 and 128;
+// attention_flash.cuh): a block takes a tile of (row, head) pairs of one sequence and KV head, so that
+// the heads of a group share the keys that come in.
 //   decode   16 pairs, the 4 warps share the keys. 4 FLOPs per pair and element of 2 bytes: with a
 //   group
 //            of 8 some 16 FLOPs per byte, bound by memory. 34 KiB in flight per block and three
@@ -21,9 +21,9 @@ namespace gpu {
 namespace {
 
 // Grid: (items, kv_heads).
-template <int kDim, int kWarpsM, int kWarpsN>
+template <int kDim, int kWarpsM, int kWarpsN, typename TCache>
 __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedCall call) {
-  using F = Flash<kDim, kDim, kWarpsM, kWarpsN>;
+  using F = Flash<kDim, kDim, kWarpsM, kWarpsN, TCache>;
   SHOAL_DYN_SMEM(bf16, smem);
   if (static_cast<int32_t>(blockIdx.x) >= call.work.counts[0]) return;  // the whole block
   const auto kv = static_cast<int32_t>(blockIdx.y);
@@ -43,18 +43,27 @@ __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedC
                      : nullptr;
     num_keys[i] = tile.num_keys(rows[i]);
   }
-  const auto load = [&](int position, int count, bf16* keys, bf16* values) {
-    constexpr int kChunks = kDim / 8;  // of 16 bytes, one per thread
-    const int c = 8 * (threadIdx.x % kChunks);
+  const auto load = [&](int position, int count, TCache* keys, TCache* values, float* key_scales,
+                        float* value_scales) {
+    constexpr int kPerChunk = 16 / sizeof(TCache);  // elements of 16 bytes, one chunk per thread
+    constexpr int kChunks = kDim / kPerChunk;
+    constexpr int kPitch = F::kCodes ? kDim : F::kKeyPitch;
+    const int c = kPerChunk * (threadIdx.x % kChunks);
 #pragma unroll
     for (int r = threadIdx.x / kChunks; r < F::kKeys; r += F::kThreads / kChunks) {
       const bool valid = r < count;  // past it: zeros, whatever the cache holds there
       const int64_t slot = valid ? call.pages.slot(item.sequence, position + r) : 0;
       const int64_t column = int64_t{kv} * kDim + c;
-      cp_async_16(keys + r * F::kKeyPitch + c,
-                  static_cast<const bf16*>(call.k) + slot * call.k_slot + column, valid);
-      cp_async_16(values + r * F::kValuePitch + c,
-                  static_cast<const bf16*>(call.v) + slot * call.v_slot + column, valid);
+      cp_async_16(keys + r * kPitch + c,
+                  static_cast<const TCache*>(call.k) + slot * call.k_slot + column, valid);
+      cp_async_16(values + r * kPitch + c,
+                  static_cast<const TCache*>(call.v) + slot * call.v_slot + column, valid);
+      if constexpr (F::kCodes) {
+        if (c == 0) {
+          cp_async_4(key_scales + r, call.k_scale + slot * call.k_scale_slot + kv, valid);
+          cp_async_4(value_scales + r, call.v_scale + slot * call.v_scale_slot + kv, valid);
+        }
+      }
     }
   };
   RowPair state;
@@ -99,51 +108,51 @@ __global__ void __launch_bounds__(kWarpsM* kWarpsN* kWarp) gqa_mma_kernel(PagedC
   }
 }
 
-template <int kDim, int kWarpsM, int kWarpsN>
+template <int kDim, int kWarpsM, int kWarpsN, typename TCache>
 void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
              const CudaDevice& device, StepCuts& cuts, Workspace& scratch) {
-  using F = Flash<kDim, kDim, kWarpsM, kWarpsN>;
+  using F = Flash<kDim, kDim, kWarpsM, kWarpsN, TCache>;
   run_paged(call, batch, num_tokens, DType::kBF16, F::kRows, F::kKeys, F::kSmem, device, cuts, scratch,
             [&](dim3 grid, const PagedCall& c) {
-              launch(gqa_mma_kernel<kDim, kWarpsM, kWarpsN>, grid, dim3(F::kThreads), F::kSmem,
+              launch(gqa_mma_kernel<kDim, kWarpsM, kWarpsN, TCache>, grid, dim3(F::kThreads), F::kSmem,
                      device.stream(), c);
             });
 }
 
-template <int kDim>
+template <int kDim, typename TCache>
 void run_mma(const PagedCall& call, const PagedBatch& batch, int64_t num_tokens,
              const CudaDevice& device, StepCuts& cuts, Workspace& scratch) {
   const int64_t num_seqs = batch.context_len.num_elements();
   const int64_t pairs =
       std::min(call.group, call.num_heads) * ((num_tokens + num_seqs - 1) / num_seqs);
   if (pairs <= 16) {
-    run_mma<kDim, 1, 4>(call, batch, num_tokens, device, cuts, scratch);
+    run_mma<kDim, 1, 4, TCache>(call, batch, num_tokens, device, cuts, scratch);
   } else if (pairs <= 64) {
-    run_mma<kDim, 4, 1>(call, batch, num_tokens, device, cuts, scratch);
+    run_mma<kDim, 4, 1, TCache>(call, batch, num_tokens, device, cuts, scratch);
   } else {
-    run_mma<kDim, 8, 1>(call, batch, num_tokens, device, cuts, scratch);
+    run_mma<kDim, 8, 1, TCache>(call, batch, num_tokens, device, cuts, scratch);
   }
 }
 
 }  // namespace
 }  // namespace gpu
 
-void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+void CudaOps::gqa_attention(const Tensor& q, const CacheTensor& k_cache,
+                            const CacheTensor& v_cache,
                             const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
                             const Tensor& out) {
   check_activation(q, 3, "q");
   check_activation(out, 3, "out");
   const int64_t dim = q.dim(2);
-  const auto is_cache = [](const Tensor& cache) {
-    return cache.rank == 2 && cache.stride[1] == 1 &&
-           (cache.dtype == DType::kF32 || cache.dtype == DType::kBF16);
-  };
-  SHOAL_CHECK(is_cache(k_cache) && is_cache(v_cache) && k_cache.dtype == v_cache.dtype &&
-                  k_cache.dim(1) == v_cache.dim(1) && dim > 0 && k_cache.dim(1) % dim == 0 &&
-                  out.shape == q.shape && out.dtype == q.dtype,
+  check_cache(k_cache, "k_cache");
+  check_cache(v_cache, "v_cache");
+  SHOAL_CHECK(k_cache.data.dtype == v_cache.data.dtype && k_cache.dim() == v_cache.dim() && dim > 0 &&
+                  k_cache.dim() % dim == 0 && out.shape == q.shape && out.dtype == q.dtype &&
+                  (!k_cache.quantised() || (k_cache.groups() == k_cache.dim() / dim &&
+                                            v_cache.groups() == k_cache.groups())),
               "q {}, k_cache {}, v_cache {}, out {}", q.shape_string(), k_cache.shape_string(),
               v_cache.shape_string(), out.shape_string());
-  const int64_t kv_heads = k_cache.dim(1) / dim;
+  const int64_t kv_heads = k_cache.dim() / dim;
   SHOAL_CHECK(
       heads.group >= 1 && heads.first_q_head / heads.group >= heads.first_kv_head &&
           (heads.first_q_head + q.dim(1) - 1) / heads.group - heads.first_kv_head < kv_heads,
@@ -154,15 +163,21 @@ void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor
 
   gpu::PagedCall call{};
   call.q = q.data;
-  call.k = k_cache.data;
-  call.v = v_cache.data;
+  call.k = k_cache.data.data;
+  call.v = v_cache.data.data;
   call.out = out.data;
   call.q_token = q.stride[0];
   call.q_head = q.stride[1];
-  call.k_slot = k_cache.stride[0];
-  call.v_slot = v_cache.stride[0];
+  call.k_slot = k_cache.data.stride[0];
+  call.v_slot = v_cache.data.stride[0];
   call.out_token = out.stride[0];
   call.out_head = out.stride[1];
+  if (k_cache.quantised()) {
+    call.k_scale = k_cache.scale.as<const float>();
+    call.v_scale = v_cache.scale.as<const float>();
+    call.k_scale_slot = k_cache.scale.stride[0];
+    call.v_scale_slot = v_cache.scale.stride[0];
+  }
   call.num_heads = static_cast<int32_t>(q.dim(1));
   call.d = call.dv = static_cast<int32_t>(dim);
   call.group = heads.group;
@@ -172,15 +187,28 @@ void CudaOps::gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor
   call.scale = softmax_scale * gpu::kLog2e;
   call.pages = gpu::page_table(batch);
 
-  const bool tensor_cores = q.dtype == DType::kBF16 && k_cache.dtype == DType::kBF16 &&
+  const DType type = k_cache.data.dtype;
+  const bool tensor_cores = q.dtype == DType::kBF16 && type != DType::kF32 &&
                             gpu::rows_aligned_16(q) && gpu::rows_aligned_16(k_cache) &&
                             gpu::rows_aligned_16(v_cache) && gpu::rows_aligned_16(out);
-  if (tensor_cores && dim == 128) {
-    gpu::run_mma<128>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
-  } else if (tensor_cores && dim == 64) {
-    gpu::run_mma<64>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
+  if (!tensor_cores || (dim != 64 && dim != 128)) {
+    gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, type, device_, step_cuts_, scratch_);
+    return;
+  }
+  const auto run = [&](auto element) {
+    using TCache = decltype(element);
+    if (dim == 128) {
+      gpu::run_mma<128, TCache>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
+    } else {
+      gpu::run_mma<64, TCache>(call, batch, q.dim(0), device_, step_cuts_, scratch_);
+    }
+  };
+  if (type == DType::kBF16) {
+    run(gpu::bf16{});
+  } else if (type == DType::kF8E4M3) {
+    run(gpu::e4m3{});
   } else {
-    gpu::run_paged_fma<false>(call, batch, q.dim(0), q.dtype, k_cache.dtype, device_, step_cuts_, scratch_);
+    run(int8_t{});
   }
 }
 

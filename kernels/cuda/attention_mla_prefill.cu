@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(PrefillFlash::kThreads) prefill_mma_kernel(Pre
   __shared__ int maxima[kWarp];
   const int keys = block_max(max(num_keys[0], num_keys[1]), maxima);
 
-  const auto load = [&](int key, int count, bf16* to_keys, bf16* to_values) {
+  const auto load = [&](int key, int count, bf16* to_keys, bf16* to_values, float*, float*) {
     constexpr int kThreadsPerRow = 8;
     const int c0 = threadIdx.x % kThreadsPerRow;  // of 16 bytes
 #pragma unroll

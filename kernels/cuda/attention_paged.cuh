@@ -38,15 +38,16 @@ void run_paged_fma(const PagedCall& call, const PagedBatch& batch, int64_t num_t
   const size_t smem = FmaTile::bytes(call.d, call.dv, kSharedValues);
   SHOAL_CHECK(smem <= device.max_smem(), "head dimensions {} and {} need {} bytes of shared memory",
               call.d, call.dv, smem);
-  const bool q_bf16 = activation == DType::kBF16, cache_bf16 = cache == DType::kBF16;
-  const auto kernel = q_bf16 ? (cache_bf16 ? paged_fma_kernel<bf16, bf16, kSharedValues>
-                                           : paged_fma_kernel<bf16, float, kSharedValues>)
-                             : (cache_bf16 ? paged_fma_kernel<float, bf16, kSharedValues>
-                                           : paged_fma_kernel<float, float, kSharedValues>);
-  run_paged(call, batch, num_tokens, activation, kFmaRows, kFmaKeys, smem, device, cuts, scratch,
-            [&](dim3 grid, const PagedCall& c) {
-              launch(kernel, grid, dim3(kFmaThreads), smem, device.stream(), c);
-            });
+  with_cache_type(cache, [&](auto element) {
+    using TCache = decltype(element);
+    const auto kernel = activation == DType::kBF16
+                            ? paged_fma_kernel<bf16, TCache, kSharedValues>
+                            : paged_fma_kernel<float, TCache, kSharedValues>;
+    run_paged(call, batch, num_tokens, activation, kFmaRows, kFmaKeys, smem, device, cuts, scratch,
+              [&](dim3 grid, const PagedCall& c) {
+                launch(kernel, grid, dim3(kFmaThreads), smem, device.stream(), c);
+              });
+  });
 }
 
 // Whether rows of the tensor can be read 16 bytes at a time.
@@ -55,6 +56,10 @@ inline bool rows_aligned_16(const Tensor& tensor) {
   bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
   for (int i = 0; i + 1 < tensor.rank; ++i) aligned &= tensor.stride[i] * size % 16 == 0;
   return aligned;
+}
+
+inline bool rows_aligned_16(const CacheTensor& cache) {
+  return rows_aligned_16(cache.data) && (!cache.rope.defined() || rows_aligned_16(cache.rope));
 }
 
 }  // namespace shoal::gpu

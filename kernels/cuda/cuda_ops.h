@@ -46,18 +46,17 @@ class CudaOps final : public Ops {
   void silu_mul(const Tensor& gate, const Tensor& up, const Tensor& out) override;
   void rope(const Tensor& x, const Tensor& positions, const Tensor& table,
             bool interleaved) override;
-  void write_cache(const Tensor& x, const Tensor& slots, const Tensor& cache,
-                   int64_t first_column) override;
-  void gather_cache(const Tensor& cache, const Tensor& block_table, int32_t page_size,
+  void write_cache(const Tensor& x, const Tensor& slots, const CacheTensor& cache) override;
+  void gather_cache(const CacheTensor& cache, const Tensor& block_table, int32_t page_size,
                     int64_t begin, int64_t end, const Tensor& out) override;
-  void mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch& batch,
+  void mla_decode(const Tensor& q, const CacheTensor& cache, const PagedBatch& batch,
                   float softmax_scale, const Tensor& out) override;
   void mla_prefill(const Tensor& q, const Tensor& kv, const Tensor& k_pe, const Tensor& positions,
                    int64_t first_position, float softmax_scale,
                    const AttentionState& state) override;
   void begin_state(const AttentionState& state) override;
   void finish_state(const AttentionState& state, const Tensor& out) override;
-  void gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+  void gqa_attention(const Tensor& q, const CacheTensor& k_cache, const CacheTensor& v_cache,
                      const PagedBatch& batch, const HeadMap& heads, float softmax_scale,
                      const Tensor& out) override;
   void route(const Tensor& logits, const Tensor& correction_bias, const RouterSpec& spec,

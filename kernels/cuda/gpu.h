@@ -156,6 +156,15 @@ __device__ __forceinline__ void cp_async_16(void* smem, const void* global, bool
                : "r"(address), "l"(global), "r"(bytes)
                : "memory");
 }
+// 4 bytes, the same.
+__device__ __forceinline__ void cp_async_4(void* smem, const void* global, bool valid = true) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(smem));
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
+               :
+               : "r"(address), "l"(global), "r"(bytes)
+               : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `pending` of this thread's groups are under way.
 template <int pending>

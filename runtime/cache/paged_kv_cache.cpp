@@ -12,8 +12,6 @@ Buffer allocate_planes(Device& device, const KvCacheLayout& layout, int32_t num_
   return device.allocate(layout.total_bytes(num_pages));
 }
 
-bool quantised(DType dtype) { return dtype == DType::kF8E4M3 || dtype == DType::kI8; }
-
 }  // namespace
 
 DType parse_kv_cache_dtype(const std::string& value, DType automatic) {
@@ -28,10 +26,12 @@ DType parse_kv_cache_dtype(const std::string& value, DType automatic) {
 KvCacheLayout::KvCacheLayout(const ModelConfig& config, int64_t kv_heads, int64_t layers, DType dtype,
                              int32_t page_size)
     : dtype_(dtype), layers_(layers), page_size_(page_size), latent_(config.is_mla()) {
-  SHOAL_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || quantised(dtype), "KV cache of {}",
+  SHOAL_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF8E4M3 ||
+                  dtype == DType::kI8,
+              "KV cache of {}",
               dtype_name(dtype));
   const int64_t lora = config.kv_lora_rank, rope = config.qk_rope_head_dim;
-  if (latent_ && quantised(dtype)) {
+  if (latent_ && has_scales(dtype)) {
     planes_ = {{Plane::kKeys, dtype, lora},
                {Plane::kKeyScale, DType::kF32, 1},
                {Plane::kRope, DType::kBF16, rope}};
@@ -40,9 +40,9 @@ KvCacheLayout::KvCacheLayout(const ModelConfig& config, int64_t kv_heads, int64_
   } else {
     const int64_t row = kv_heads * config.head_dim;
     planes_ = {{Plane::kKeys, dtype, row}};
-    if (quantised(dtype)) planes_.push_back({Plane::kKeyScale, DType::kF32, kv_heads});
+    if (has_scales(dtype)) planes_.push_back({Plane::kKeyScale, DType::kF32, kv_heads});
     planes_.push_back({Plane::kValues, dtype, row});
-    if (quantised(dtype)) planes_.push_back({Plane::kValueScale, DType::kF32, kv_heads});
+    if (has_scales(dtype)) planes_.push_back({Plane::kValueScale, DType::kF32, kv_heads});
   }
 }
 
@@ -85,9 +85,11 @@ PagedKvCache::PagedKvCache(Device& device, const KvCacheLayout& layout, int32_t 
     for (const KvCacheLayout::Plane& plane : layout.planes()) {
       const Tensor view(next, plane.dtype, {slots, plane.width});
       switch (plane.kind) {
-        case KvCacheLayout::Plane::kKeys: layer.k = view; break;
-        case KvCacheLayout::Plane::kValues: layer.v = view; break;
-        default: break;
+        case KvCacheLayout::Plane::kKeys: layer.k.data = view; break;
+        case KvCacheLayout::Plane::kKeyScale: layer.k.scale = view; break;
+        case KvCacheLayout::Plane::kRope: layer.k.rope = view; break;
+        case KvCacheLayout::Plane::kValues: layer.v.data = view; break;
+        case KvCacheLayout::Plane::kValueScale: layer.v.scale = view; break;
       }
       planes_.push_back(next);
       next += layout.plane_bytes(plane, num_pages);

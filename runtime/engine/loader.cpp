@@ -15,11 +15,11 @@ namespace {
 // Allocated in a step, when everything has its size: what is smaller is a list of a request's own.
 constexpr size_t kLateBytes = size_t{1} << 20;
 
-DType parse_dtype(const std::string& flag, const std::string& value, DType automatic) {
+DType parse_dtype(const std::string& value, DType automatic) {
   if (value == "auto") return automatic;
   if (value == "float32") return DType::kF32;
   if (value == "bfloat16") return DType::kBF16;
-  throw_invalid("{} {}: use auto, float32 or bfloat16", flag, value);
+  throw_invalid("--dtype {}: use auto, float32 or bfloat16", value);
 }
 
 PlanOptions plan_options(const LoadOptions& o, const LoadedModel& m) {
@@ -142,9 +142,9 @@ std::unique_ptr<LoadedModel> load_model(
   auto m = std::make_unique<LoadedModel>();
   m->config = read_model_config(options.model_dir);
   m->layout = {rank.rank(), rank.size(), options.dp_attention, options.overlap_min_tokens};
-  m->dtype = parse_dtype("--dtype", options.dtype,
+  m->dtype = parse_dtype(options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
-  m->kv_dtype = parse_dtype("--kv-cache-dtype", options.kv_cache_dtype, m->dtype);
+  m->kv_dtype = parse_kv_cache_dtype(options.kv_cache_dtype, m->dtype);
   m->checkpoint = open_checkpoint(options.model_dir, options.quantization);
   plan_memory(options, rank, *m);
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();

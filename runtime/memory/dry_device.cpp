@@ -71,11 +71,12 @@ void DryOps::attention_parts(const Tensor& q, int64_t value_dim) {
   scratch_.tensor(DType::kF32, {2 * gpu_.num_sms, rows, value_dim + 2});
 }
 
-void DryOps::mla_decode(const Tensor& q, const Tensor&, const PagedBatch&, float, const Tensor& out) {
+void DryOps::mla_decode(const Tensor& q, const CacheTensor&, const PagedBatch&, float,
+                        const Tensor& out) {
   attention_parts(q, out.dim(2));
 }
 
-void DryOps::gqa_attention(const Tensor& q, const Tensor&, const Tensor&, const PagedBatch&,
+void DryOps::gqa_attention(const Tensor& q, const CacheTensor&, const CacheTensor&, const PagedBatch&,
                            const HeadMap&, float, const Tensor& out) {
   attention_parts(q, out.dim(2));
 }

@@ -42,8 +42,8 @@ Tensor GqaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch
   Tensor v = v_proj_.forward(ctx, x);
   ctx.ops.rope(q, batch.positions, rope_table_, /*interleaved=*/false);
   ctx.ops.rope(k.split_last(kv_heads_, head_dim_), batch.positions, rope_table_, false);
-  ctx.ops.write_cache(k, batch.slots, cache.k, 0);
-  ctx.ops.write_cache(v, batch.slots, cache.v, 0);
+  ctx.ops.write_cache(k, batch.slots, cache.k);
+  ctx.ops.write_cache(v, batch.slots, cache.v);
   Tensor out = ctx.workspace.tensor(x.dtype, {T, heads_, head_dim_});
   ctx.ops.gqa_attention(q, cache.k, cache.v, batch.all, head_map_, softmax_scale_, out);
   return o_proj_.forward(ctx, out.reshape({T, heads_ * head_dim_}));

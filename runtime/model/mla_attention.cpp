@@ -91,7 +91,7 @@ Tensor MlaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch
   Tensor c_kv = latent.slice(1, 0, lora_), k_pe = latent.slice(1, lora_, lora_ + rope_);
   ctx.ops.rms_norm(c_kv, kv_a_layernorm_, eps_, c_kv);
   ctx.ops.rope(k_pe.split_last(1, rope_), batch.positions, rope_table_, interleave_);
-  ctx.ops.write_cache(latent, batch.slots, cache.k, 0);
+  ctx.ops.write_cache(latent, batch.slots, cache.k);
 
   Tensor out = ctx.workspace.tensor(x.dtype, {T, heads_, v_});
   if (D > 0) absorbed(ctx, q.slice(0, 0, D), batch.decode, cache.k, out.slice(0, 0, D));
@@ -104,7 +104,7 @@ Tensor MlaAttention::forward(ExecContext& ctx, const Tensor& x, const ModelBatch
 }
 
 void MlaAttention::absorbed(ExecContext& ctx, const Tensor& q, const PagedBatch& batch,
-                            const Tensor& cache, const Tensor& out) const {
+                            const CacheTensor& cache, const Tensor& out) const {
   Workspace::Scope scope(ctx.workspace);
   const int64_t T = q.dim(0);
   Tensor q_latent = ctx.workspace.tensor(q.dtype, {T, heads_, lora_ + rope_});
@@ -116,7 +116,7 @@ void MlaAttention::absorbed(ExecContext& ctx, const Tensor& q, const PagedBatch&
 }
 
 void MlaAttention::expanded(ExecContext& ctx, const Tensor& q, const Tensor& positions,
-                            const Tensor& block_table, int64_t context_len, const Tensor& cache,
+                            const Tensor& block_table, int64_t context_len, const CacheTensor& cache,
                             int32_t page_size, const Tensor& out) const {
   Workspace::Scope scope(ctx.workspace);
   const int64_t T = q.dim(0);

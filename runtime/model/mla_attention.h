@@ -19,11 +19,11 @@ class MlaAttention : public Attention {
   void load_absorbed(const ModelOptions& options, const std::string& name, WeightSource& source,
                      ExecContext& ctx);
   // q of the rows whose tokens are generated, against the latent itself.
-  void absorbed(ExecContext& ctx, const Tensor& q, const PagedBatch& batch, const Tensor& cache,
+  void absorbed(ExecContext& ctx, const Tensor& q, const PagedBatch& batch, const CacheTensor& cache,
                 const Tensor& out) const;
   // q of one sequence's prompt rows, against keys and values expanded from the latent.
   void expanded(ExecContext& ctx, const Tensor& q, const Tensor& positions, const Tensor& block_table,
-                int64_t context_len, const Tensor& cache, int32_t page_size, const Tensor& out) const;
+                int64_t context_len, const CacheTensor& cache, int32_t page_size, const Tensor& out) const;
 
   const int64_t heads_, nope_, rope_, v_, lora_;
   const bool interleave_;

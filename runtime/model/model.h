@@ -29,11 +29,11 @@ struct ParallelLayout {
   int64_t overlap_min_tokens = kOverlapMinTokens;
 };
 
-// The paged KV cache of one rank: per layer, [num_pages * page_size, row] views of one allocation.
-// MLA: `k` holds the latent rows (kv_lora + qk_rope), `v` is undefined. Dense models: K and V.
+// The paged KV cache of one rank: per layer, views of [num_pages * page_size] slots. MLA: `k` holds the
+// latent rows (kv_lora + qk_rope), `v` is undefined. Dense models: K and V.
 struct KvCache {
   struct Layer {
-    Tensor k, v;
+    CacheTensor k, v;
   };
   std::vector<Layer> layers;
   int32_t page_size = 0;

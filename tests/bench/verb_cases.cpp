@@ -234,7 +234,7 @@ void VerbCases::rows(const ModelShape& model, int64_t tokens) {
                  slots = data_.indices(order, {tokens});
     const Tensor cache = data_.uninitialised(DType::kBF16, {tokens, cache_row});
     measure("write_cache", cache_shape, DType::kBF16, bytes_of({in, slots, cache}), 0, 1,
-            [&](int) { ops_.write_cache(in, slots, cache, 0); });
+            [&](int) { ops_.write_cache(in, slots, {cache}); });
   }
   if (!mla) return;
   const std::string copy_shape =
@@ -279,7 +279,7 @@ void VerbCases::mla_decode(int64_t sequences, int64_t context, int64_t heads) {
   const Tensor out = data_.uninitialised(act(), {sequences, heads, kLora});
   measure("mla_decode", shape, DType::kBF16, cache_bytes + bytes_of({q, out}),
           keys * heads * 2 * (2 * kLora + kRope), sets,
-          [&](int i) { ops_.mla_decode(q, cache, batch.batches[i], kSoftmaxScale, out); });
+          [&](int i) { ops_.mla_decode(q, {cache}, batch.batches[i], kSoftmaxScale, out); });
 }
 
 void VerbCases::mla_prefill(int64_t tokens, int64_t context, int64_t heads) {
@@ -315,7 +315,7 @@ void VerbCases::mla_prefill(int64_t tokens, int64_t context, int64_t heads) {
   const Tensor out = data_.uninitialised(act(), {context, kLora + kRope});
   measure("gather_cache", gather_shape, DType::kBF16,
           static_cast<double>(context * (kLora + kRope) * 2) + bytes_of({out}), 0, 1, [&](int) {
-            ops_.gather_cache(cache, table.reshape({table.dim(1)}), kPageSize, 0, context, out);
+            ops_.gather_cache({cache}, table.reshape({table.dim(1)}), kPageSize, 0, context, out);
           });
 }
 
@@ -335,7 +335,7 @@ void VerbCases::gqa_attention(int64_t sequences, int64_t tokens, int64_t context
   measure("gqa_attention", shape, DType::kBF16, cache_bytes + bytes_of({q, out}),
           static_cast<double>(sequences) * causal_pairs(tokens, context) * heads * 4 * kHeadDim,
           sets,
-          [&](int i) { ops_.gqa_attention(q, k, v, batch.batches[i], map, kSoftmaxScale, out); });
+          [&](int i) { ops_.gqa_attention(q, {k}, {v}, batch.batches[i], map, kSoftmaxScale, out); });
 }
 
 void run_kernels(Meter& meter, Report& report, const KernelPlan& plan) {

@@ -33,6 +33,7 @@ struct AsyncCopy {
   void* to;
   const void* from;  // nullptr: zeros
   int group;
+  size_t bytes;
 };
 
 // One CUDA thread of the block that runs on this OS thread.
@@ -285,12 +286,19 @@ inline void ldmatrix_x4_trans(uint32_t (&out)[4], const void* smem_row) {
 
 // The bytes land at the wait. Until then the target holds NaN, so that a reader who does not wait and
 // one whom the copy overtakes (no barrier before the buffer's reuse) both show.
-inline void cp_async_16(void* smem, const void* global, bool valid = true) {
-  check_alignment(smem, 16);
-  if (valid) check_alignment(global, 16);
-  memset(smem, 0xff, 16);
+template <size_t bytes>
+void start_copy(void* smem, const void* global, bool valid) {
+  check_alignment(smem, bytes);
+  if (valid) check_alignment(global, bytes);
+  memset(smem, 0xff, bytes);
   emulated::Thread& self = *emulated::current;
-  self.copies.push_back({smem, valid ? global : nullptr, self.open_group});
+  self.copies.push_back({smem, valid ? global : nullptr, self.open_group, bytes});
+}
+inline void cp_async_16(void* smem, const void* global, bool valid = true) {
+  start_copy<16>(smem, global, valid);
+}
+inline void cp_async_4(void* smem, const void* global, bool valid = true) {
+  start_copy<4>(smem, global, valid);
 }
 inline void cp_async_commit() { ++emulated::current->open_group; }
 template <int pending>
@@ -301,9 +309,9 @@ void cp_async_wait() {
     const emulated::AsyncCopy& copy = self.copies[done];
     if (copy.group >= self.open_group - pending) break;
     if (copy.from == nullptr) {
-      memset(copy.to, 0, 16);
+      memset(copy.to, 0, copy.bytes);
     } else {
-      memcpy(copy.to, copy.from, 16);
+      memcpy(copy.to, copy.from, copy.bytes);
     }
   }
   self.copies.erase(self.copies.begin(), self.copies.begin() + static_cast<std::ptrdiff_t>(done));

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 
+#include "tests/kernels/support/host_cache.h"
 #include "tests/kernels/support/paged.h"
 #include "tests/kernels/support/reference.h"
 
@@ -10,6 +11,8 @@ namespace {
 
 const std::vector<std::pair<int32_t, int32_t>> kSequences = {{1, 1},  {1, 17}, {1, 100}, {5, 5},
                                                              {3, 40}, {0, 12}, {20, 33}};
+
+constexpr DType kCacheTypes[] = {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kI8};
 
 struct State {
   HostTensor acc, row_max, row_sum;
@@ -23,18 +26,18 @@ struct State {
 
 }  // namespace
 
-TEST_CASE("mla_decode: contexts across permuted pages, both caches, any head count",
+TEST_CASE("mla_decode: contexts across permuted pages, every cache, any head count",
           "[attention]") {
   for_each_target([](const std::string& name) {
     Random random(1);
     const std::unique_ptr<Ops> ops = make_cpu_ops(2);
-    for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const DType type : kCacheTypes) {
       for (const auto& [heads, lora, rope] : std::vector<std::tuple<int, int, int>>{
                {1, 16, 4}, {3, 33, 6}, {6, 64, 16}, {4, 128, 16}}) {
         for (const int32_t page_size : {1, 5, 16}) {
           INFO(name << " " << dtype_name(type) << " heads " << heads << " page " << page_size);
           const PagedCase paged(random, kSequences, page_size);
-          const HostTensor cache = random.tensor(type, {paged.num_slots, lora + rope});
+          const HostCache cache = random_cache(random, type, paged.num_slots, lora, 1, rope);
           const HostTensor q = random.tensor(DType::kF32, {paged.num_tokens, heads, lora + rope});
           HostTensor out(DType::kF32, {paged.num_tokens, heads, lora});
           const float scale = 1.0f / std::sqrt(static_cast<float>(lora));
@@ -77,7 +80,7 @@ TEST_CASE("mla_prefill: one chunk, several, and unaligned ones agree with the re
   });
 }
 
-TEST_CASE("gqa_attention: prefill and decode mixed, both caches, every split of heads",
+TEST_CASE("gqa_attention: prefill and decode mixed, every cache, every split of heads",
           "[attention]") {
   for_each_target([](const std::string& name) {
     Random random(3);
@@ -90,14 +93,14 @@ TEST_CASE("gqa_attention: prefill and decode mixed, both caches, every split of 
          {Split{4, 4, {1, 0, 0}}, Split{6, 2, {3, 0, 0}}, Split{8, 1, {8, 0, 0}},
           // a rank that begins and ends in the middle of a group
           Split{5, 3, {3, 5, 1}}, Split{2, 1, {4, 13, 3}}}) {
-      for (const DType type : {DType::kF32, DType::kBF16}) {
+      for (const DType type : kCacheTypes) {
         for (const int64_t dim : {8, 33, 64}) {
           INFO(name << " " << dtype_name(type) << " heads " << split.heads << " of group "
                     << split.map.group << " dim " << dim);
           const PagedCase paged(random, kSequences, dim == 33 ? 3 : 16);
           const int64_t width = split.kv_heads * dim;
-          const HostTensor k = random.tensor(type, {paged.num_slots, width});
-          const HostTensor v = random.tensor(type, {paged.num_slots, width});
+          const HostCache k = random_cache(random, type, paged.num_slots, width, split.kv_heads);
+          const HostCache v = random_cache(random, type, paged.num_slots, width, split.kv_heads);
           const HostTensor q = random.tensor(DType::kF32, {paged.num_tokens, split.heads, dim});
           HostTensor out(DType::kF32, {paged.num_tokens, split.heads, dim});
           const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -118,8 +121,8 @@ TEST_CASE("attention: scores far apart neither overflow nor lose the best key", 
     const HostTensor cache = random.tensor(DType::kF32, {paged.num_slots, 24}, 10);
     const HostTensor q = random.tensor(DType::kF32, {paged.num_tokens, 2, 24}, 10);
     HostTensor out(DType::kF32, {paged.num_tokens, 2, 16});
-    ops->mla_decode(q, cache, paged.batch, 1.0f, out);
-    CHECK(first_violation(out, mla_decode(q, cache, paged.batch, 1.0, 16)) == "");
+    ops->mla_decode(q, {cache}, paged.batch, 1.0f, out);
+    CHECK(first_violation(out, mla_decode(q, {cache}, paged.batch, 1.0, 16)) == "");
   });
 }
 
@@ -138,11 +141,11 @@ TEST_CASE("attention: slots past a context are never used", "[attention]") {
     }
     const HostTensor q = random.tensor(DType::kF32, {2, 2, 20});
     HostTensor out(DType::kF32, {2, 2, 16});
-    ops->mla_decode(q, cache, paged.batch, 0.3f, out);
-    CHECK(first_violation(out, mla_decode(q, cache, paged.batch, 0.3f, 16)) == "");
+    ops->mla_decode(q, {cache}, paged.batch, 0.3f, out);
+    CHECK(first_violation(out, mla_decode(q, {cache}, paged.batch, 0.3f, 16)) == "");
     HostTensor gqa_out(DType::kF32, {2, 2, 20});
-    ops->gqa_attention(q, cache, cache, paged.batch, {2, 0, 0}, 0.3f, gqa_out);
-    CHECK(first_violation(gqa_out, gqa_attention(q, cache, cache, paged.batch, {2, 0, 0}, 0.3f)) ==
+    ops->gqa_attention(q, {cache}, {cache}, paged.batch, {2, 0, 0}, 0.3f, gqa_out);
+    CHECK(first_violation(gqa_out, gqa_attention(q, {cache}, {cache}, paged.batch, {2, 0, 0}, 0.3f)) ==
           "");
   });
 }

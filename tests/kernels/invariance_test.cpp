@@ -2,6 +2,7 @@
 // prompt was cut: equal in every bit.
 #include <catch2/catch.hpp>
 
+#include "tests/kernels/support/host_cache.h"
 #include "tests/kernels/support/paged.h"
 #include "tests/kernels/support/reference.h"
 
@@ -17,6 +18,62 @@ std::vector<std::byte> row_bits(const HostTensor& t, int64_t begin, int64_t end)
 
 // Not ==, which would print every byte.
 bool same(const std::vector<std::byte>& a, const std::vector<std::byte>& b) { return a == b; }
+
+void check_mla_decode(const std::string& name, DType type) {
+  Random random(3);
+  const int64_t heads = 7, lora = 48, rope = 8;
+  const PagedCase paged(random, {{1, 70}, {3, 40}, {1, 129}, {1, 1}}, 16);
+  INFO(name << " " << dtype_name(type));
+  const HostCache cache = random_cache(random, type, paged.num_slots, lora, 1, rope);
+  const HostTensor q = random.tensor(DType::kF32, {6, heads, lora + rope});
+  HostTensor all(DType::kF32, {6, heads, lora});
+  make_cpu_ops(1)->mla_decode(q, cache, paged.batch, 0.2f, all);
+  for (const int threads : {1, 2, 5}) {
+    const std::unique_ptr<Ops> ops = make_cpu_ops(threads);
+    HostTensor out(DType::kF32, {6, heads, lora});
+    ops->mla_decode(q, cache, paged.batch, 0.2f, out);
+    CHECK(same(out.bytes(), all.bytes()));
+    // Row 2 is the middle token of sequence 1: alone it is a sequence with one key fewer.
+    const HostTensor start = HostTensor::ints({2}, {0, 1}), context = HostTensor::ints({1}, {39});
+    HostTensor one(DType::kF32, {1, heads, lora});
+    ops->mla_decode(q.view().slice(0, 2, 3), cache,
+                    {16, start, context, paged.batch.block_tables.slice(0, 1, 2)}, 0.2f, one);
+    CHECK(same(one.bytes(), row_bits(all, 2, 3)));
+  }
+}
+
+void check_gqa_attention(const std::string& name, DType type) {
+  Random random(4);
+  const int32_t context = 75;
+  const int64_t heads = 6, kv_heads = 2, dim = 24;
+  const PagedCase paged(random, {{context, context}}, 16);
+  const HostCache k = random_cache(random, type, paged.num_slots, kv_heads * dim, kv_heads);
+  const HostCache v = random_cache(random, type, paged.num_slots, kv_heads * dim, kv_heads);
+  const HostTensor q = random.tensor(DType::kF32, {context, heads, dim});
+  HostTensor all(DType::kF32, {context, heads, dim});
+  make_cpu_ops(1)->gqa_attention(q, k, v, paged.batch, {3, 0, 0}, 0.2f, all);
+  for (const int threads : {1, 2, 3}) {
+    const std::unique_ptr<Ops> ops = make_cpu_ops(threads);
+    for (const int32_t chunk : {1, 7, 32, 75}) {
+      INFO(name << " " << dtype_name(type) << " threads " << threads << " chunk " << chunk);
+      HostTensor out(DType::kF32, {context, heads, dim});
+      for (int32_t begin = 0; begin < context; begin += chunk) {
+        const int32_t end = std::min(begin + chunk, context);
+        const HostTensor start = HostTensor::ints({2}, {0, end - begin});
+        const HostTensor len = HostTensor::ints({1}, {end});
+        ops->gqa_attention(q.view().slice(0, begin, end), k, v,
+                           {16, start, len, paged.batch.block_tables}, {3, 0, 0}, 0.2f,
+                           out.view().slice(0, begin, end));
+      }
+      CHECK(same(out.bytes(), all.bytes()));
+    }
+    HostTensor some(DType::kF32, {context, 3, dim});
+    ops->gqa_attention(q.view().slice(1, 2, 5), k, v, paged.batch, {3, 2, 0}, 0.2f, some);
+    HostTensor expected(DType::kF32, {context, 3, dim});
+    ops->copy(all.view().slice(1, 2, 5), expected);
+    CHECK(same(some.bytes(), expected.bytes()));
+  }
+}
 
 }  // namespace
 
@@ -89,62 +146,14 @@ TEST_CASE("grouped_linear and head_linear give the bits of linear", "[invariance
 
 TEST_CASE("mla_decode: a sequence alone, in a batch, on any number of threads", "[invariance]") {
   for_each_target([](const std::string& name) {
-    INFO(name);
-    Random random(3);
-    const int64_t heads = 7, lora = 48, rope = 8;
-    const PagedCase paged(random, {{1, 70}, {3, 40}, {1, 129}, {1, 1}}, 16);
-    const HostTensor cache = random.tensor(DType::kBF16, {paged.num_slots, lora + rope});
-    const HostTensor q = random.tensor(DType::kF32, {6, heads, lora + rope});
-    HostTensor all(DType::kF32, {6, heads, lora});
-    make_cpu_ops(1)->mla_decode(q, cache, paged.batch, 0.2f, all);
-    for (const int threads : {1, 2, 5}) {
-      const std::unique_ptr<Ops> ops = make_cpu_ops(threads);
-      HostTensor out(DType::kF32, {6, heads, lora});
-      ops->mla_decode(q, cache, paged.batch, 0.2f, out);
-      CHECK(same(out.bytes(), all.bytes()));
-      // Row 2 is the middle token of sequence 1: alone it is a sequence with one key fewer.
-      const HostTensor start = HostTensor::ints({2}, {0, 1}), context = HostTensor::ints({1}, {39});
-      HostTensor one(DType::kF32, {1, heads, lora});
-      ops->mla_decode(q.view().slice(0, 2, 3), cache,
-                      {16, start, context, paged.batch.block_tables.slice(0, 1, 2)}, 0.2f, one);
-      CHECK(same(one.bytes(), row_bits(all, 2, 3)));
-    }
+    for (const DType type : {DType::kBF16, DType::kF8E4M3, DType::kI8}) check_mla_decode(name, type);
   });
 }
 
 TEST_CASE("gqa_attention: in one piece, in chunks, token by token, with fewer heads",
           "[invariance]") {
   for_each_target([](const std::string& name) {
-    Random random(4);
-    const int32_t context = 75;
-    const int64_t heads = 6, kv_heads = 2, dim = 24;
-    const PagedCase paged(random, {{context, context}}, 16);
-    const HostTensor k = random.tensor(DType::kF32, {paged.num_slots, kv_heads * dim});
-    const HostTensor v = random.tensor(DType::kF32, {paged.num_slots, kv_heads * dim});
-    const HostTensor q = random.tensor(DType::kF32, {context, heads, dim});
-    HostTensor all(DType::kF32, {context, heads, dim});
-    make_cpu_ops(1)->gqa_attention(q, k, v, paged.batch, {3, 0, 0}, 0.2f, all);
-    for (const int threads : {1, 2, 3}) {
-      const std::unique_ptr<Ops> ops = make_cpu_ops(threads);
-      for (const int32_t chunk : {1, 7, 32, 75}) {
-        INFO(name << " threads " << threads << " chunk " << chunk);
-        HostTensor out(DType::kF32, {context, heads, dim});
-        for (int32_t begin = 0; begin < context; begin += chunk) {
-          const int32_t end = std::min(begin + chunk, context);
-          const HostTensor start = HostTensor::ints({2}, {0, end - begin});
-          const HostTensor len = HostTensor::ints({1}, {end});
-          ops->gqa_attention(q.view().slice(0, begin, end), k, v,
-                             {16, start, len, paged.batch.block_tables}, {3, 0, 0}, 0.2f,
-                             out.view().slice(0, begin, end));
-        }
-        CHECK(same(out.bytes(), all.bytes()));
-      }
-      HostTensor some(DType::kF32, {context, 3, dim});
-      ops->gqa_attention(q.view().slice(1, 2, 5), k, v, paged.batch, {3, 2, 0}, 0.2f, some);
-      HostTensor expected(DType::kF32, {context, 3, dim});
-      ops->copy(all.view().slice(1, 2, 5), expected);
-      CHECK(same(some.bytes(), expected.bytes()));
-    }
+    for (const DType type : {DType::kF32, DType::kF8E4M3, DType::kI8}) check_gqa_attention(name, type);
   });
 }
 

@@ -184,7 +184,7 @@ TEST_CASE("write_cache and gather_cache: both types, part columns, permuted page
         }
         HostTensor x = HostTensor::strided(DType::kF32, tokens, dim, 2);
         random.fill(x);
-        ops->write_cache(x, HostTensor::ints({tokens}, slots), cache, 9);
+        ops->write_cache(x, HostTensor::ints({tokens}, slots), {cache.view().slice(1, 9, 9 + dim)});
 
         std::vector<double> expected = before;
         for (int64_t t = 0; t < tokens; ++t) {
@@ -196,7 +196,7 @@ TEST_CASE("write_cache and gather_cache: both types, part columns, permuted page
         CHECK(first_violation(cache, exactly(expected)) == "");
 
         HostTensor out(DType::kF32, {tokens, dim + 9});
-        ops->gather_cache(cache, table, page_size, 3, 3 + tokens, out);
+        ops->gather_cache({cache}, table, page_size, 3, 3 + tokens, out);
         std::vector<double> rows;
         for (int64_t t = 0; t < tokens; ++t) {
           for (int64_t i = 0; i < dim + 9; ++i) rows.push_back(expected[slots[t] * (dim + 9) + i]);
@@ -218,7 +218,7 @@ TEST_CASE("write_cache rounds every kind of float32 as to_bf16 does", "[rows]") 
       for (int64_t i = 0; i < n; ++i) {
         x.view().as<uint32_t>()[i] = (static_cast<uint32_t>(i) << 16) | low;
       }
-      ops->write_cache(x, slot, cache, 0);
+      ops->write_cache(x, slot, {cache});
       int64_t wrong = 0;
       for (int64_t i = 0; i < n; ++i) {
         wrong += cache.view().as<uint16_t>()[i] != to_bf16(x.view().as<float>()[i]).bits;

@@ -1,6 +1,6 @@
 // The attention verbs on the device. Shapes decide which form of a kernel runs: bfloat16 queries
-// and caches of the dimensions that the tensor-core forms are made for (MLA 512 + 64 decoded, 128 +
-// 64 and 128 expanded; GQA 64 and 128), and everything else in float.
+// and caches (or codes) of the dimensions that the tensor-core forms are made for (MLA 512 + 64
+// decoded, 128 + 64 and 128 expanded; GQA 64 and 128), and everything else in float.
 #include <cmath>
 #include <cstring>
 
@@ -34,14 +34,16 @@ class PagedOnDevice {
   PagedBatch batch_;
 };
 
-HostTensor absolute(const HostTensor& tensor) {
-  HostTensor result = tensor.clone();
-  const Tensor& view = result.view();
+HostCache absolute(const HostCache& cache) {
+  HostCache result = cache.clone();
+  const Tensor& view = result.data.view();
   for_each_index(view, [&](int64_t at) {
-    if (view.dtype == DType::kF32) {
-      view.as<float>()[at] = std::fabs(view.as<float>()[at]);
-    } else {
-      view.as<uint16_t>()[at] &= 0x7fff;
+    switch (view.dtype) {
+      case DType::kF32: view.as<float>()[at] = std::fabs(view.as<float>()[at]); break;
+      case DType::kBF16: view.as<uint16_t>()[at] &= 0x7fff; break;
+      case DType::kF8E4M3: view.as<uint8_t>()[at] &= 0x7f; break;
+      default:  // the magnitude of -128 is no int8: a bound that small differs by less than 1 %
+        view.as<int8_t>()[at] = static_cast<int8_t>(std::min(std::abs(view.as<int8_t>()[at]), 127));
     }
   });
   return result;
@@ -60,7 +62,8 @@ Expected with_bf16_weights(Expected expected, const Expected& magnitude) {
 struct MlaCase {
   PagedCase paged;
   int64_t heads, lora, rope;
-  HostTensor cache, q;
+  HostCache cache;
+  HostTensor q;
   float scale;
 
   MlaCase(Random& random, const Sequences& sequences, int32_t page_size, int64_t num_heads,
@@ -69,13 +72,13 @@ struct MlaCase {
         heads(num_heads),
         lora(kv_lora),
         rope(qk_rope),
-        cache(random.tensor(cache_type, {paged.num_slots, lora + rope})),
+        cache(random_cache(random, cache_type, paged.num_slots, lora, 1, rope)),
         q(random.tensor(activation, {paged.num_tokens, heads, lora + rope})),
         scale(1.0f / std::sqrt(static_cast<float>(lora))) {}
 
   HostTensor out() const { return HostTensor(q.view().dtype, {paged.num_tokens, heads, lora}); }
   bool tensor_cores() const {
-    return q.view().dtype == DType::kBF16 && cache.view().dtype == DType::kBF16 && lora == 512 &&
+    return q.view().dtype == DType::kBF16 && cache.data.view().dtype != DType::kF32 && lora == 512 &&
            rope == 64;
   }
   Expected expected() const {
@@ -96,10 +99,11 @@ struct MlaCase {
 
 void check_mla(const MlaCase& c) {
   INFO(dtype_name(c.q.view().dtype)
-       << " cache " << dtype_name(c.cache.view().dtype) << " heads " << c.heads << " lora "
+       << " cache " << dtype_name(c.cache.data.view().dtype) << " heads " << c.heads << " lora "
        << c.lora << " page " << c.paged.batch.page_size);
   const PagedOnDevice paged(c.paged);
-  const OnDevice q(c.q), cache(c.cache);
+  const OnDevice q(c.q);
+  const CacheOnDevice cache(c.cache);
   const Expected expected = c.expected();
   for_each_schedule([&] {
     const OnDevice out(c.out());
@@ -112,7 +116,8 @@ struct GqaCase {
   PagedCase paged;
   Ops::HeadMap map;
   int64_t dim;
-  HostTensor k, v, q;
+  HostCache k, v;
+  HostTensor q;
   float scale;
 
   GqaCase(Random& random, const Sequences& sequences, int32_t page_size, int64_t heads,
@@ -121,8 +126,8 @@ struct GqaCase {
       : paged(random, sequences, page_size),
         map(head_map),
         dim(head_dim),
-        k(random.tensor(cache_type, {paged.num_slots, kv_heads * dim})),
-        v(random.tensor(cache_type, {paged.num_slots, kv_heads * dim})),
+        k(random_cache(random, cache_type, paged.num_slots, kv_heads * dim, kv_heads)),
+        v(random_cache(random, cache_type, paged.num_slots, kv_heads * dim, kv_heads)),
         q(random.tensor(activation, {paged.num_tokens, heads, dim})),
         scale(1.0f / std::sqrt(static_cast<float>(dim))) {}
 
@@ -131,7 +136,7 @@ struct GqaCase {
   }
   Expected expected() const {
     Expected result = gqa_attention(q, k, v, paged.batch, map, scale);
-    if (q.view().dtype == DType::kBF16 && k.view().dtype == DType::kBF16 &&
+    if (q.view().dtype == DType::kBF16 && k.data.view().dtype != DType::kF32 &&
         (dim == 64 || dim == 128)) {
       result = with_bf16_weights(std::move(result),
                                  gqa_attention(q, k, absolute(v), paged.batch, map, scale));
@@ -142,10 +147,11 @@ struct GqaCase {
 
 void check_gqa(const GqaCase& c) {
   INFO(dtype_name(c.q.view().dtype)
-       << " cache " << dtype_name(c.k.view().dtype) << " heads " << c.q.view().dim(1) << " group "
+       << " cache " << dtype_name(c.k.data.view().dtype) << " heads " << c.q.view().dim(1) << " group "
        << c.map.group << " dim " << c.dim << " page " << c.paged.batch.page_size);
   const PagedOnDevice paged(c.paged);
-  const OnDevice q(c.q), k(c.k), v(c.v);
+  const OnDevice q(c.q);
+  const CacheOnDevice k(c.k), v(c.v);
   const Expected expected = c.expected();
   for_each_schedule([&] {
     const OnDevice out(c.out());
@@ -155,7 +161,7 @@ void check_gqa(const GqaCase& c) {
 }
 
 // Fills what no sequence of the case may read with NaN.
-void poison_unused(const PagedCase& paged, const HostTensor& cache) {
+void poison_unused(const PagedCase& paged, const HostCache& cache) {
   const int32_t page_size = paged.batch.page_size;
   const int64_t max_pages = paged.block_tables.view().dim(1);
   std::vector<bool> used(paged.num_slots, false);
@@ -165,9 +171,12 @@ void poison_unused(const PagedCase& paged, const HostTensor& cache) {
       used[page * page_size + p % page_size] = true;
     }
   }
-  const int64_t bytes = cache.view().dim(1) * dtype_size(cache.view().dtype);
-  for (int64_t slot = 0; slot < paged.num_slots; ++slot) {
-    if (!used[slot]) std::memset(cache.memory().data() + slot * bytes, 0xff, bytes);
+  for (const HostTensor* plane : {&cache.data, &cache.scale, &cache.rope}) {
+    if (!plane->view().defined()) continue;
+    const int64_t bytes = plane->view().dim(1) * dtype_size(plane->view().dtype);
+    for (int64_t slot = 0; slot < paged.num_slots; ++slot) {
+      if (!used[slot]) std::memset(plane->memory().data() + slot * bytes, 0xff, bytes);
+    }
   }
 }
 
@@ -333,12 +342,49 @@ TEST_CASE("gqa_attention: long contexts and prompts of several tiles", "[cuda]")
   }
 }
 
+TEST_CASE("mla_decode: caches of codes, in every form", "[cuda]") {
+  Random random(12);
+  for (const DType cache : {DType::kF8E4M3, DType::kI8}) {
+    // In float: any dimensions, float32 queries, cut and uncut.
+    check_mla(MlaCase(random, kMixed, 5, 3, 33, 6, DType::kF32, cache));
+    check_mla(MlaCase(random, kMixed, 16, 6, 64, 16, DType::kBF16, cache));
+    check_mla(MlaCase(random, kDecode, 16, 3, 512, 64, DType::kF32, cache));
+    check_mla(MlaCase(random, kLong, 7, 3, 33, 6, DType::kF32, cache));
+    // On tensor cores: 16, 32 and 64 pairs.
+    for (const int64_t heads : {3, 16, 20}) {
+      check_mla(MlaCase(random, kDecode, heads == 3 ? 5 : 16, heads, 512, 64, DType::kBF16, cache));
+    }
+    check_mla(MlaCase(random, {{1, 40}}, 64, 64, 512, 64, DType::kBF16, cache));
+    check_mla(MlaCase(random, kMixed, 16, 2, 512, 64, DType::kBF16, cache));
+    check_mla(MlaCase(random, kLong, 64, 6, 512, 64, DType::kBF16, cache));
+  }
+}
+
+TEST_CASE("gqa_attention: caches of codes, in every form", "[cuda]") {
+  Random random(13);
+  for (const DType cache : {DType::kF8E4M3, DType::kI8}) {
+    check_gqa(GqaCase(random, kMixed, 3, 6, 2, {3, 0, 0}, 33, DType::kF32, cache));
+    check_gqa(GqaCase(random, kMixed, 16, 5, 3, {3, 5, 1}, 8, DType::kBF16, cache));
+    check_gqa(GqaCase(random, kLong, 7, 6, 2, {3, 0, 0}, 33, DType::kBF16, cache));
+    for (const int64_t dim : {64, 128}) {
+      check_gqa(GqaCase(random, dim == 64 ? kMixed : kDecode, dim == 64 ? 3 : 16, 5, 3, {3, 5, 1},
+                        dim, DType::kBF16, cache));
+      // Tiles of 16, 64 and 128 pairs, cut and uncut.
+      for (const std::pair<int32_t, int32_t> sequence :
+           {std::pair{2, 300}, {20, 300}, {70, 70}}) {
+        INFO("dim " << dim << ", " << sequence.first << " rows of " << sequence.second);
+        check_gqa(GqaCase(random, {sequence}, 16, 2, 1, {2, 0, 0}, dim, DType::kBF16, cache));
+      }
+    }
+  }
+}
+
 TEST_CASE("attention on CUDA: scores far apart neither overflow nor lose the best key", "[cuda]") {
   Random random(6);
   for (const auto& [lora, type] : {std::pair{16, DType::kF32}, std::pair{512, DType::kBF16}}) {
     MlaCase c(random, {{1, 50}, {4, 300}}, 16, 2, lora, lora / 8, type, type);
     random.fill(c.q, 10);
-    random.fill(c.cache, 10);
+    random.fill(c.cache.data, 10);
     c.scale = 1;
     check_mla(c);
   }
@@ -347,14 +393,20 @@ TEST_CASE("attention on CUDA: scores far apart neither overflow nor lose the bes
 TEST_CASE("attention on CUDA: slots past a context are never used", "[cuda]") {
   Random random(7);
   for (const auto& [lora, rope, type] :
-       {std::tuple{16, 4, DType::kF32}, std::tuple{512, 64, DType::kBF16}}) {
-    const MlaCase c(random, {{2, 19}, {1, 170}}, 16, 2, lora, rope, type, type);
+       {std::tuple{16, 4, DType::kF32}, std::tuple{512, 64, DType::kBF16},
+        std::tuple{16, 4, DType::kF8E4M3}, std::tuple{512, 64, DType::kF8E4M3},
+        std::tuple{512, 64, DType::kI8}}) {
+    const DType activation = has_scales(type) ? DType::kBF16 : type;
+    const MlaCase c(random, {{2, 19}, {1, 170}}, 16, 2, lora, rope, activation, type);
     poison_unused(c.paged, c.cache);
     check_mla(c);
   }
-  for (const auto& [dim, type] : {std::pair{20, DType::kF32}, std::pair{64, DType::kBF16}}) {
+  for (const auto& [dim, type] :
+       {std::pair{20, DType::kF32}, std::pair{64, DType::kBF16}, std::pair{20, DType::kI8},
+        std::pair{64, DType::kF8E4M3}, std::pair{128, DType::kI8}}) {
     for (const Sequences& sequences : {Sequences{{2, 19}, {1, 170}}, Sequences{{30, 45}}}) {
-      const GqaCase c(random, sequences, 16, 2, 1, {2, 0, 0}, dim, type, type);
+      const DType activation = has_scales(type) ? DType::kBF16 : type;
+      const GqaCase c(random, sequences, 16, 2, 1, {2, 0, 0}, dim, activation, type);
       poison_unused(c.paged, c.k);
       poison_unused(c.paged, c.v);
       check_gqa(c);
@@ -378,7 +430,7 @@ TEST_CASE("attention on CUDA: no tokens, no sequences, and rows that see no key"
     const OnDevice q(random.tensor(type, {2, 3, lora + rope}));
     const OnDevice cache(random.tensor(type, {paged.num_slots, lora + rope}));
     const OnDevice out(nan);
-    cuda_ops().mla_decode(q, cache, batch, 1.0f, out);
+    cuda_ops().mla_decode(q, {cache}, batch, 1.0f, out);
     for (const double value : values(out.host())) CHECK(value == 0);
     // Heads of a rank that hold one KV head of lora + rope (20 or 576: in float) and of 64.
     const OnDevice narrow(random.tensor(type, {2, 3, 64}));
@@ -386,7 +438,7 @@ TEST_CASE("attention on CUDA: no tokens, no sequences, and rows that see no key"
     HostTensor nan64(type, {2, 3, 64});
     std::memset(nan64.memory().data(), 0xff, nan64.memory().size());
     const OnDevice gqa_out(nan64);
-    cuda_ops().gqa_attention(narrow, keys, keys, batch, {3, 0, 0}, 1.0f, gqa_out);
+    cuda_ops().gqa_attention(narrow, {keys}, {keys}, batch, {3, 0, 0}, 1.0f, gqa_out);
     for (const double value : values(gqa_out.host())) CHECK(value == 0);
   }
 }
@@ -406,16 +458,17 @@ TEST_CASE("attention on CUDA: a captured decode follows the context lengths on t
   PagedBatch device_batch = batch;
   device_batch.context_len = context_len;
 
-  for (const auto& [lora, rope, type] :
-       {std::tuple{33, 6, DType::kF32}, std::tuple{512, 64, DType::kBF16}}) {
-    MlaCase mla(random, {{1, longest}, {1, longest}, {1, longest}}, page_size, 3, lora, rope, type,
-                type);
+  for (const auto& [lora, rope, activation, type] :
+       {std::tuple{33, 6, DType::kF32, DType::kF32}, std::tuple{512, 64, DType::kBF16, DType::kBF16},
+        std::tuple{512, 64, DType::kBF16, DType::kF8E4M3}}) {
+    MlaCase mla(random, {{1, longest}, {1, longest}, {1, longest}}, page_size, 3, lora, rope,
+                activation, type);
     mla.paged = paged;
     GqaCase gqa(random, {{1, longest}, {1, longest}, {1, longest}}, page_size, 3, 1, {3, 0, 0},
-                type == DType::kBF16 ? 64 : 24, type, type);
+                activation == DType::kBF16 ? 64 : 24, activation, type);
     gqa.paged = paged;
-    const OnDevice q(mla.q), cache(mla.cache), out(mla.out());
-    const OnDevice gqa_q(gqa.q), k(gqa.k), v(gqa.v), gqa_out(gqa.out());
+    const OnDevice q(mla.q), out(mla.out()), gqa_q(gqa.q), gqa_out(gqa.out());
+    const CacheOnDevice cache(mla.cache), k(gqa.k), v(gqa.v);
     const auto work = [&] {
       cuda_ops().mla_decode(q, cache, device_batch, mla.scale, out);
       cuda_ops().gqa_attention(gqa_q, k, v, device_batch, gqa.map, gqa.scale, gqa_out);

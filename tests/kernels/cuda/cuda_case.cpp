@@ -47,6 +47,19 @@ HostTensor OnDevice::host() const {
   return result;
 }
 
+CacheOnDevice::CacheOnDevice(const HostCache& host) : data_(host.data) {
+  if (host.scale.view().defined()) scale_ = std::make_unique<OnDevice>(host.scale);
+  if (host.rope.view().defined()) rope_ = std::make_unique<OnDevice>(host.rope);
+}
+
+CacheOnDevice::operator CacheTensor() const {
+  return {data_, scale_ ? scale_->view() : Tensor(), rope_ ? rope_->view() : Tensor()};
+}
+
+HostCache CacheOnDevice::host() const {
+  return {data_.host(), scale_ ? scale_->host() : HostTensor(), rope_ ? rope_->host() : HostTensor()};
+}
+
 WeightOnDevice::WeightOnDevice(const HostWeight& host) : data_(host.data), weight_(host.weight) {
   weight_.data = data_.view();
   if (host.weight.scale.defined()) {

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_device.h"
+#include "tests/kernels/support/host_cache.h"
 #include "tests/kernels/support/reference.h"
 #include "tests/kernels/support/test_data.h"
 
@@ -28,6 +29,18 @@ class OnDevice {
   HostTensor like_;
   Buffer memory_;
   Tensor view_;
+};
+
+// A cache on the device.
+class CacheOnDevice {
+ public:
+  explicit CacheOnDevice(const HostCache& host);
+  operator CacheTensor() const;  // NOLINT(google-explicit-constructor): an argument of verbs
+  HostCache host() const;
+
+ private:
+  OnDevice data_;
+  std::unique_ptr<OnDevice> scale_, rope_;
 };
 
 // A weight on the device.

@@ -311,8 +311,8 @@ TEST_CASE("cuda write_cache and gather_cache: all types, part columns, permuted 
           }
           const HostTensor x = random_rows(random, type, tokens, dim, 2);
           OnDevice device(cache);
-          cuda_ops().write_cache(OnDevice(x), OnDevice(HostTensor::ints({tokens}, slots)), device,
-                                 first);
+          cuda_ops().write_cache(OnDevice(x), OnDevice(HostTensor::ints({tokens}, slots)),
+                                 {device.view().slice(1, first, width)});
           for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t i = 0; i < dim; ++i) {
               expected[slots[t] * width + first + i] =
@@ -323,7 +323,7 @@ TEST_CASE("cuda write_cache and gather_cache: all types, part columns, permuted 
 
           OnDevice out(poisoned(type, tokens, width, 3));
           const OnDevice table(HostTensor::ints({8}, pages));
-          cuda_ops().gather_cache(device, table, page_size, 3, 3 + tokens, out);
+          cuda_ops().gather_cache({device}, table, page_size, 3, 3 + tokens, out);
           std::vector<double> rows;
           for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t i = 0; i < width; ++i) {
@@ -332,9 +332,74 @@ TEST_CASE("cuda write_cache and gather_cache: all types, part columns, permuted 
           }
           CHECK(wrong(out, exactly(rows)) == "");
           OnDevice none(HostTensor(type, {0, width}));
-          cuda_ops().gather_cache(device, table, page_size, 5, 5, none);
+          cuda_ops().gather_cache({device}, table, page_size, 5, 5, none);
         }
       }
+    }
+  });
+}
+
+TEST_CASE("cuda write_cache to codes has the CPU's bits, gather_cache the CPU's values",
+          "[cuda][rows]") {
+  struct Shape {
+    int64_t groups, group, rope, gap;
+  };
+  const std::unique_ptr<Ops> cpu = make_cpu_ops(1);
+  for_each_schedule([&] {
+    Random random(14);
+    for (const DType code : {DType::kF8E4M3, DType::kI8}) {
+      for (const Shape& s : {Shape{1, 512, 64, 0}, Shape{1, 33, 6, 1}, Shape{3, 7, 0, 2},
+                             Shape{2, 128, 0, 0}, Shape{2, 8, 8, 8}, Shape{1, 12, 2, 0}}) {
+        for (const DType type : kActivations) {
+          INFO(dtype_name(code) << " " << s.groups << " x " << s.group << " + " << s.rope << " of "
+                                << dtype_name(type));
+          const int32_t page_size = 4;
+          const int64_t tokens = 13, n = s.groups * s.group, width = n + s.rope;
+          const HostCache cache = random_cache(random, code, 8 * page_size, n, s.groups, s.rope);
+          CacheOnDevice device(cache);
+          std::vector<int32_t> slots = random.permutation(8 * page_size);
+          slots.resize(tokens);
+          const HostTensor x = random_rows(random, type, tokens, width, s.gap);
+          HostTensor floats(DType::kF32, {tokens, width});
+          for (int64_t t = 0; t < tokens; ++t) {
+            for (int64_t i = 0; i < width; ++i) {
+              floats.view().row<float>(t)[i] =
+                  static_cast<float>(value_at(x, t * x.view().stride[0] + i));
+            }
+          }
+          cpu->write_cache(floats, HostTensor::ints({tokens}, slots), cache);
+          cuda_ops().write_cache(OnDevice(x), OnDevice(HostTensor::ints({tokens}, slots)), device);
+          CHECK(device.host().bytes() == cache.bytes());
+
+          const HostTensor table = HostTensor::ints({8}, random.permutation(8));
+          HostTensor expected(DType::kF32, {tokens, width});
+          cpu->gather_cache(cache, table, page_size, 3, 3 + tokens, expected);
+          std::vector<double> rows;
+          for (const double v : values(expected)) rows.push_back(as_stored(v, type));
+          OnDevice out(poisoned(type, tokens, width, s.gap));
+          cuda_ops().gather_cache(device, OnDevice(table), page_size, 3, 3 + tokens, out);
+          CHECK(wrong(out, exactly(rows)) == "");
+        }
+      }
+    }
+    // No rows, and groups of zeros, of what is too small for a scale, and with a NaN.
+    const HostCache cache = random_cache(random, DType::kF8E4M3, 3, 32, 1);
+    CacheOnDevice device(cache);
+    cuda_ops().write_cache(OnDevice(HostTensor(DType::kF32, {0, 32})),
+                           OnDevice(HostTensor::ints({0}, {})), device);
+    CHECK(device.host().bytes() == cache.bytes());
+    const HostTensor x(DType::kF32, {3, 32});
+    std::fill_n(x.view().as<float>(), 32, 0.0f);
+    std::fill_n(x.view().row<float>(1), 32, 1e-38f);
+    std::fill_n(x.view().row<float>(2), 32, 1.0f);
+    x.view().row<float>(2)[17] = std::nanf("");
+    cuda_ops().write_cache(OnDevice(x), OnDevice(HostTensor::ints({3}, {0, 1, 2})), device);
+    OnDevice out(HostTensor(DType::kF32, {3, 32}));
+    cuda_ops().gather_cache(device, OnDevice(HostTensor::ints({1}, {0})), 3, 0, 3, out);
+    const std::vector<double> got = values(out.host());
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (i < 64) CHECK(got[i] == 0);
+      if (i >= 64) CHECK(std::isnan(got[i]));
     }
   });
 }
@@ -349,10 +414,10 @@ TEST_CASE("cuda caches of more than 2^31 elements", "[cuda][rows]") {
                                        static_cast<uintptr_t>((slots - 3) * dim * 2));
   const HostTensor x = random.tensor(DType::kBF16, {3, dim});
   const HostTensor rows = HostTensor::ints({3}, {5'000'000, 5'000'001, 5'000'002});
-  cuda_ops().write_cache(OnDevice(x), OnDevice(rows), cache, 0);
+  cuda_ops().write_cache(OnDevice(x), OnDevice(rows), {cache});
   CHECK(tail.host().bytes() == x.bytes());
   OnDevice out(HostTensor(DType::kF32, {3, dim}));
-  cuda_ops().gather_cache(cache, OnDevice(rows), page_size, 0, 3, out);
+  cuda_ops().gather_cache({cache}, OnDevice(rows), page_size, 0, 3, out);
   CHECK(values(out.host()) == values(x));
 }
 
@@ -365,7 +430,7 @@ TEST_CASE("cuda write_cache rounds every kind of float32 as to_bf16 does", "[cud
     for (int64_t i = 0; i < n; ++i) {
       x.view().as<uint32_t>()[i] = (static_cast<uint32_t>(i) << 16) | low;
     }
-    cuda_ops().write_cache(OnDevice(x), slot, cache, 0);
+    cuda_ops().write_cache(OnDevice(x), slot, {cache});
     const HostTensor rounded = cache.host();
     int64_t wrong = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -471,9 +536,9 @@ TEST_CASE("cuda verbs refuse tensors that do not fit", "[cuda][rows]") {
   CHECK_THROWS_AS(ops.embedding(x, {.data = x}, 0, x), Bug);
   CHECK_THROWS_AS(ops.gather_rows(y, ids, x), Bug);
   CHECK_THROWS_AS(ops.rope(heads, ids, y, true), Bug);
-  CHECK_THROWS_AS(ops.write_cache(y, ids, x, 0), Bug);
-  CHECK_THROWS_AS(ops.write_cache(x, ids, y, 2), Bug);
-  CHECK_THROWS_AS(ops.gather_cache(x, ids, 1, 0, 3, x), Bug);
+  CHECK_THROWS_AS(ops.write_cache(y, ids, {x}), Bug);
+  CHECK_THROWS_AS(ops.write_cache(x, ids, {y}), Bug);
+  CHECK_THROWS_AS(ops.gather_cache({x}, ids, 1, 0, 3, x), Bug);
   CHECK_THROWS_AS(quantize_1x128(x, nullptr, nullptr, 1, cuda_device().stream()), Bug);
 }
 

@@ -51,15 +51,18 @@ struct Routed {
 };
 Routed route(const Tensor& logits, const Tensor& correction_bias, const RouterSpec& spec);
 
+// Columns [column, column + n) of the row of a slot.
+std::vector<double> cache_row(const CacheTensor& cache, int64_t slot, int64_t column, int64_t n);
+
 // Attention of one query over keys [n, d] and values [n, dv].
 Expected attention(const std::vector<double>& q, const std::vector<std::vector<double>>& keys,
                    const std::vector<std::vector<double>>& values, double scale);
-Expected mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch& batch, double scale,
+Expected mla_decode(const Tensor& q, const CacheTensor& cache, const PagedBatch& batch, double scale,
                     int64_t kv_lora);
 // The keys and values of all positions [0, kv rows).
 Expected mla_expanded(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
                       const Tensor& positions, double scale);
-Expected gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+Expected gqa_attention(const Tensor& q, const CacheTensor& k_cache, const CacheTensor& v_cache,
                        const PagedBatch& batch, const Ops::HeadMap& heads, double scale);
 
 }  // namespace shoal::test

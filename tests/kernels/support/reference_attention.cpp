@@ -38,6 +38,24 @@ void append(Expected& to, const Expected& from) {
 
 }  // namespace
 
+std::vector<double> cache_row(const CacheTensor& cache, int64_t slot, int64_t column, int64_t n) {
+  std::vector<double> row;
+  for (int64_t j = column; j < column + n; ++j) {
+    const int64_t width = cache.data.dim(1);
+    if (j >= width) {
+      row.push_back(value_at(cache.rope, slot * cache.rope.stride[0] + j - width));
+      continue;
+    }
+    double value = value_at(cache.data, slot * cache.data.stride[0] + j);
+    if (cache.quantised()) {
+      const int64_t group = j / (width / cache.groups());
+      value *= value_at(cache.scale, slot * cache.scale.stride[0] + group);
+    }
+    row.push_back(value);
+  }
+  return row;
+}
+
 Expected attention(const std::vector<double>& q, const std::vector<std::vector<double>>& keys,
                    const std::vector<std::vector<double>>& values, double scale) {
   const size_t n = keys.size(), dv = values[0].size();
@@ -71,15 +89,15 @@ Expected attention(const std::vector<double>& q, const std::vector<std::vector<d
   return expected;
 }
 
-Expected mla_decode(const Tensor& q, const Tensor& cache, const PagedBatch& batch, double scale,
+Expected mla_decode(const Tensor& q, const CacheTensor& cache, const PagedBatch& batch, double scale,
                     int64_t kv_lora) {
   Expected expected;
   for_each_query(batch, [&](int64_t row, int64_t sequence, int64_t num_keys) {
     std::vector<std::vector<double>> keys, latent;
     for (int64_t p = 0; p < num_keys; ++p) {
-      const int64_t offset = slot_of(batch, sequence, p) * cache.stride[0];
-      keys.push_back(read(cache, offset, q.dim(2)));
-      latent.push_back(read(cache, offset, kv_lora));
+      const int64_t slot = slot_of(batch, sequence, p);
+      keys.push_back(cache_row(cache, slot, 0, q.dim(2)));
+      latent.push_back(cache_row(cache, slot, 0, kv_lora));
     }
     for (int64_t h = 0; h < q.dim(1); ++h) {
       append(expected, attention(read(q, row * q.stride[0] + h * q.stride[1], q.dim(2)), keys,
@@ -110,7 +128,7 @@ Expected mla_expanded(const Tensor& q, const Tensor& kv, const Tensor& k_pe,
   return expected;
 }
 
-Expected gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+Expected gqa_attention(const Tensor& q, const CacheTensor& k_cache, const CacheTensor& v_cache,
                        const PagedBatch& batch, const Ops::HeadMap& heads, double scale) {
   Expected expected;
   const int64_t d = q.dim(2);
@@ -120,8 +138,8 @@ Expected gqa_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_c
       std::vector<std::vector<double>> keys, rows;
       for (int64_t p = 0; p < num_keys; ++p) {
         const int64_t slot = slot_of(batch, sequence, p);
-        keys.push_back(read(k_cache, slot * k_cache.stride[0] + kv * d, d));
-        rows.push_back(read(v_cache, slot * v_cache.stride[0] + kv * d, d));
+        keys.push_back(cache_row(k_cache, slot, kv * d, d));
+        rows.push_back(cache_row(v_cache, slot, kv * d, d));
       }
       append(expected,
              attention(read(q, row * q.stride[0] + h * q.stride[1], d), keys, rows, scale));
