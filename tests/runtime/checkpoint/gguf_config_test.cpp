@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/tensor_plan.h"
@@ -181,6 +183,95 @@ TEST_CASE("a small llama, and what may be said otherwise") {
     l.keys.texts("tokenizer.ggml.tokens", {"a", "<|eot_id|>", "b", "</s>"});
   });
   CHECK(named.eos_token_ids == std::vector<int32_t>{3, 1});
+}
+
+// A deepseek2 of one layer of two experts and a multi-token-prediction layer; element i of a tensor
+// is i.
+GgufWriter deepseek() {
+  GgufWriter w;
+  const std::string a = "deepseek2.";
+  w.text("general.architecture", "deepseek2");
+  w.u32(a + "embedding_length", 8).u32(a + "block_count", 2).u32(a + "nextn_predict_layers", 1);
+  w.u32(a + "attention.head_count", 2).u32(a + "feed_forward_length", 12);
+  w.u32(a + "context_length", 64).f32(a + "attention.layer_norm_rms_epsilon", 1e-6f);
+  w.u32(a + "attention.kv_lora_rank", 6).u32(a + "rope.dimension_count", 2);
+  w.u32(a + "attention.key_length", 8).u32(a + "attention.value_length", 6);
+  w.u32(a + "attention.key_length_mla", 5).u32(a + "attention.value_length_mla", 4);
+  w.u32(a + "expert_count", 2).u32(a + "expert_used_count", 1).u32(a + "expert_shared_count", 1);
+  w.i32s(a + "expert_feed_forward_length", {3, 3}).u32(a + "expert_gating_func", 2);
+  w.f32(a + "expert_weights_scale", 2.5f).flag(a + "expert_weights_norm", true);
+  const auto tensor = [&](const std::string& name, std::vector<uint64_t> dims) {
+    uint64_t count = 1;
+    for (const uint64_t dim : dims) count *= dim;
+    std::vector<float> values(count);
+    std::iota(values.begin(), values.end(), 0.0f);
+    w.f32_tensor(name, dims, values);
+  };
+  tensor("token_embd.weight", {8, 10});
+  tensor("output_norm.weight", {8});
+  for (const std::string p : {"blk.0.", "blk.1."}) {
+    tensor(p + "attn_norm.weight", {8});
+    tensor(p + "ffn_norm.weight", {8});
+    tensor(p + "attn_q.weight", {8, 10});
+    tensor(p + "attn_kv_a_mqa.weight", {8, 8});
+    tensor(p + "attn_kv_a_norm.weight", {6});
+    tensor(p + "attn_kv_b.weight", {6, 14});
+    if (p == "blk.1.") {  // as files of some weeks have: the whole and its parts
+      tensor(p + "attn_k_b.weight", {3, 6, 2});
+      tensor(p + "attn_v_b.weight", {6, 4, 2});
+    }
+    tensor(p + "attn_output.weight", {8, 8});
+    tensor(p + "ffn_gate_inp.weight", {8, 2});
+    tensor(p + "exp_probs_b.bias", {2});
+    tensor(p + "ffn_gate_up_exps.weight", {8, 6, 2});
+    tensor(p + "ffn_down_exps.weight", {3, 8, 2});
+    tensor(p + "ffn_gate_shexp.weight", {8, 3});
+    tensor(p + "ffn_up_shexp.weight", {8, 3});
+    tensor(p + "ffn_down_shexp.weight", {3, 8});
+  }
+  tensor("blk.1.nextn.eh_proj.weight", {16, 8});
+  for (const char* name : {"enorm", "hnorm", "shared_head_norm"}) {
+    tensor(fmt::format("blk.1.nextn.{}.weight", name), {8});
+  }
+  tensor("blk.1.nextn.embed_tokens.weight", {8, 10});
+  tensor("blk.1.nextn.shared_head_head.weight", {8, 10});
+  return w;
+}
+
+TEST_CASE("a small deepseek2: fused and stacked experts, kv_b_proj whole, a prediction layer") {
+  const TempDir dir;
+  dir.write("x.gguf", deepseek().bytes());
+  const ModelConfig config = read_model_config(dir.path("x.gguf"));
+  CHECK(config.architecture == Architecture::kDeepseekV3);
+  CHECK(config.num_hidden_layers == 1);
+  CHECK(config.num_nextn_predict_layers == 1);
+  CHECK(config.qk_nope_head_dim == 3);
+  CHECK(config.v_head_dim == 4);
+  CHECK(config.router.n_group == 1);  // where the file says nothing of groups
+  const auto checkpoint = Checkpoint::open(dir.path("x.gguf"));
+  check_all_known(*checkpoint, config);
+  for (const PlannedTensor& tensor : tensor_plan(config)) planned_weight(*checkpoint, tensor);
+  const auto first = [&](const std::string& name, int64_t n, int64_t k) {
+    float value = -1;
+    checkpoint->matrix(name, n, k)
+        ->read({0, 1}, {0, 1}, reinterpret_cast<std::byte*>(&value), nullptr, nullptr);
+    return value;
+  };
+  const std::string mlp = "model.layers.0.mlp.";
+  CHECK(first(mlp + "experts.0.gate_proj", 3, 8) == 0);
+  CHECK(first(mlp + "experts.0.up_proj", 3, 8) == 3 * 8);
+  CHECK(first(mlp + "experts.1.gate_proj", 3, 8) == 6 * 8);
+  CHECK(first(mlp + "experts.1.up_proj", 3, 8) == 9 * 8);
+  CHECK(first(mlp + "experts.1.down_proj", 8, 3) == 8 * 3);
+  INVALID(checkpoint->matrix(mlp + "experts.2.down_proj", 8, 3), "experts.2.down_proj", "missing");
+  INVALID(checkpoint->matrix(mlp + "experts.1.down_proj", 8, 4), "ffn_down_exps.weight",
+          "F32[2, 8, 3]", "[2, 8, 4]");
+
+  GgufWriter split = deepseek();
+  split.f32_tensor("blk.0.attn_k_b.weight", {3, 6, 2}, std::vector<float>(36));
+  dir.write("y.gguf", split.bytes());  // k_b without v_b
+  const auto half = Checkpoint::open(dir.path("y.gguf"));
+  INVALID(check_all_known(*half, config), "blk.0.attn_k_b.weight");
 }
 
 TEST_CASE("GGUF metadata that are refused") {
