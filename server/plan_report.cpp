@@ -21,7 +21,7 @@ std::string plural(int64_t n, const std::string& noun) {
 }
 
 std::string rate_text(double tokens_per_s) {
-  return fmt::format(tokens_per_s < 10 ? "{:.1f}" : "{:.0f}", tokens_per_s);
+  return tokens_per_s < 10 ? fmt::format("{:.1f}", tokens_per_s) : fmt::format("{:.0f}", tokens_per_s);
 }
 
 // A line of the table of the ranks' memory.

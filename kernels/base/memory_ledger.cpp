@@ -60,6 +60,7 @@ size_t MemoryLedger::peak_total() const {
 void MemoryLedger::expect_no_more(size_t threshold) {
   const std::lock_guard lock(mutex_);
   threshold_ = threshold;
+  late_.clear();
 }
 
 std::vector<MemoryLedger::Late> MemoryLedger::late() const {

@@ -36,7 +36,8 @@ class MemoryLedger {
   size_t current_total() const;
   size_t peak_total() const;
 
-  // From here on everything large is there: an allocation of `threshold` bytes or more is kept on record.
+  // From here on everything large is there: an allocation of `threshold` bytes or more is kept on record, and
+  // those before are forgotten. SIZE_MAX: whatever comes is expected.
   void expect_no_more(size_t threshold);
   struct Late {
     MemoryUse use;

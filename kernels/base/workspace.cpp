@@ -12,7 +12,8 @@ Workspace::Workspace(Device& device, size_t chunk_bytes, MemoryUse use)
 
 void Workspace::reserve(size_t bytes) {
   SHOAL_CHECK(chunk_ == 0 && used_ == 0, "{} bytes reserved in a workspace that is in use", bytes);
-  if (chunks_.size() == 1 && chunks_.front().bytes() >= bytes) return;
+  if (chunks_.size() == 1 && chunks_.front().bytes() == bytes) return;
+  high_water_ = 0;
   chunks_.clear();  // before the new one: the two need not fit together
   const MemoryScope scope(device_, use_);
   if (bytes > 0) chunks_.push_back(device_.allocate(bytes));

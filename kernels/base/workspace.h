@@ -16,8 +16,8 @@ class Workspace {
   explicit Workspace(Device& device, size_t chunk_bytes = size_t{64} << 20,
                      MemoryUse use = MemoryUse::kWorkspace);
 
-  // From now on everything lies in one piece of at least `bytes`, made here: what is planned then never
-  // grows later, and loses nothing at the ends of chunks. REQUIRES: nothing taken is in use.
+  // From now on everything lies in one piece of `bytes`, made here: what is planned then never grows later,
+  // and loses nothing at the ends of chunks. REQUIRES: nothing taken is in use.
   void reserve(size_t bytes);
 
   // Uninitialised, 256-byte aligned, valid until the enclosing Scope (or reset) ends.

@@ -146,6 +146,7 @@ std::unique_ptr<LoadedModel> load_model(
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_kv_cache_dtype(options.kv_cache_dtype, m->dtype);
   m->checkpoint = open_checkpoint(options.model_dir, options.quantization);
+  rank.device().ledger().expect_no_more(SIZE_MAX);
   plan_memory(options, rank, *m);
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();
   make_workspace(rank, m->plan.ranks.front().step);

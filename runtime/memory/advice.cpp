@@ -131,11 +131,10 @@ class Adviser {
     }
   }
 
-  // Powers of two and what heads and experts are cut into evenly come first to mind; any number works.
-  std::vector<int> gpu_counts() const {
+  // Any number up to a node's eight, then whole nodes.
+  std::vector<int> gpu_counts(int most) const {
     std::vector<int> counts;
-    const int most = static_cast<int>(std::min<int64_t>(
-        planner_.config().num_attention_heads, std::max(64, 2 * request_.options.ranks)));
+    most = static_cast<int>(std::min<int64_t>(planner_.config().num_attention_heads, most));
     for (int n = request_.options.ranks + 1; n <= most; n += n < 8 ? 1 : 8 - n % 8) counts.push_back(n);
     return counts;
   }
@@ -144,7 +143,8 @@ class Adviser {
 
   void more_gpus() {
     if (!planner_.device().on_gpu) return;
-    for (const int n : gpu_counts()) {
+    // A node full of them, or twice as many: more is not a small change.
+    for (const int n : gpu_counts(std::max(8, 2 * request_.options.ranks))) {
       PlanOptions o = request_.options;
       o.ranks = n;
       if (offer(gpus_text(n), {fmt::format("--tensor-parallel-size {}", n)}, o)) return;
@@ -182,9 +182,13 @@ class Adviser {
   }
 
   void quantised_on_more_gpus() {
-    if (!planner_.device().on_gpu || !advice_.empty()) return;
+    const bool easier = std::any_of(advice_.begin(), advice_.end(), [](const Advice& a) {
+      return a.options.experts == ExpertHome::kDevice;
+    });
+    if (!planner_.device().on_gpu || easier) return;
+    constexpr int kMost = 64;
     for (const std::string& quantization : schemes()) {
-      for (const int n : gpu_counts()) {
+      for (const int n : gpu_counts(kMost)) {
         PlanOptions o = request_.options;
         o.ranks = n;
         o.quantization = quantization;

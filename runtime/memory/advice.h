@@ -29,9 +29,10 @@ struct AdviceRequest {
 };
 
 // For a plan that does not fit: each change of its own that makes it fit, in the order of how little it
-// takes away: a shorter context, fewer sequences and tokens a step, an fp8 KV cache, weights in fp8, int8 and
-// int4, more GPUs, experts in host memory, the least quantisation together with the fewest GPUs, and the
-// largest distilled model. A change that is smaller within its own kind does not fit. Empty: nothing does.
+// takes away or costs: a shorter context, fewer sequences and tokens a step, an fp8 KV cache, weights in
+// fp8, int8 or int4, more GPUs (up to a node's, or twice as many), experts in host memory; where none of the
+// first does, quantisation on more GPUs; and the largest distilled model. What is smaller within a kind of
+// change does not fit. Empty: nothing does.
 std::vector<Advice> advise(Planner& planner, const AdviceRequest& request);
 
 // The longest context (in steps of a page) whose plan fits; 0: none. REQUIRES: options.max_model_len = 0 or

@@ -25,13 +25,16 @@ void DryDevice::copy_to_host(void* host, const void*, size_t bytes) {
   if (bytes > kMost) return;
   std::vector<int32_t> values(bytes / sizeof(int32_t));
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<int32_t>(static_cast<int64_t>(i) % top_k_ * stride_);
+    values[i] = choices_[i % choices_.size()];
   }
   std::memcpy(host, values.data(), values.size() * sizeof(int32_t));
 }
 
 DryOps::DryOps(Device& device, bool on_gpu, GpuTraits gpu)
-    : on_gpu_(on_gpu), gpu_(gpu), scratch_(device, size_t{64} << 20, MemoryUse::kScratch) {}
+    : on_gpu_(on_gpu),
+      gpu_(gpu),
+      scratch_(device, size_t{64} << 20, MemoryUse::kScratch),
+      twin_(device, size_t{1} << 20, MemoryUse::kScratch) {}
 
 uint64_t DryOps::scratch_bytes(Device& device) const {
   return device.ledger().current(MemoryUse::kScratch);
@@ -50,8 +53,9 @@ void DryOps::linear(const Tensor& x, const Weight& w, const Tensor& bias, const 
   if (rows > kFewRows && (type == x.dtype || fp8)) {
     const int64_t padded = fp8 ? ceil_div(rows, kScaleRound) * kScaleRound : rows;
     if (fp8) {
-      scratch_.tensor(DType::kF8E4M3, {padded, k});
-      scratch_.tensor(DType::kF32, {ceil_div(k, kTile), padded});
+      twin_.reset();
+      twin_.tensor(DType::kF8E4M3, {padded, k});
+      twin_.tensor(DType::kF32, {ceil_div(k, kTile), padded});
       scratch_.tensor(DType::kF32, {ceil_div(n, kTile), ceil_div(k, kTile) + kScaleRound});
     }
     if (bias.defined() || padded != rows) scratch_.tensor(DType::kF32, {padded, n});

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "kernels/base/device.h"
 #include "kernels/base/workspace.h"
@@ -19,7 +20,6 @@ class DryDevice final : public Device {
   std::string name() const override { return "dry"; }
   Buffer allocate(size_t bytes) override;
   void copy_to_device(void*, const void*, size_t) override {}
-  // Small integers, such as a router's choices: a token's go to as many ranks as can be.
   void copy_to_host(void* host, const void* device, size_t bytes) override;
   void copy_on_device(void*, const void*, size_t) override {}
   void upload(void*, size_t, size_t, const Fill&) override {}
@@ -27,18 +27,15 @@ class DryDevice final : public Device {
   void synchronize() override {}
   std::pair<size_t, size_t> memory_info() const override { return {SIZE_MAX / 2, SIZE_MAX / 2}; }
 
-  // What copy_to_host() gives: choice i of a token is expert (i % top_k) * stride.
-  void set_choices(int64_t top_k, int64_t stride) {
-    top_k_ = top_k;
-    stride_ = stride;
-  }
+  // What copy_to_host() gives: these over and over, as every token's choice of experts.
+  void set_choices(std::vector<int32_t> experts) { choices_ = std::move(experts); }
 
  protected:
   void deallocate(void*) override {}
 
  private:
   uintptr_t next_ = uintptr_t{1} << 40;
-  int64_t top_k_ = 1, stride_ = 0;
+  std::vector<int32_t> choices_{0};
 };
 
 // The verbs: nothing, but that those of a GPU take the scratch that its kernels take at most.
@@ -90,6 +87,7 @@ class DryOps final : public Ops {
   const bool on_gpu_;
   const GpuTraits gpu_;
   Workspace scratch_;
+  Workspace twin_;  // kernels/cuda/quantized_twin.h: the rows that were quantised last
   int64_t max_tables_ = 0;
 };
 

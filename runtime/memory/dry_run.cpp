@@ -72,11 +72,7 @@ class DryModel {
                              short_.config.num_hidden_layers + (setup.limits.mtp ? 1 : 0),
                              setup.kv_dtype, setup.page_size),
                static_cast<int32_t>(table_width_)) {
-    const int64_t experts = short_.config.n_routed_experts;
-    if (experts > 0) {
-      const int64_t top_k = short_.config.router.top_k;
-      device_.set_choices(top_k, experts / top_k);
-    }
+    if (short_.config.n_routed_experts > 0) device_.set_choices(widest_choice());
   }
 
   void step(const StepRows& rows, ExpertExchange exchange) {
@@ -103,6 +99,17 @@ class DryModel {
   int64_t table_width() const { return table_width_; }
 
  private:
+  // The experts of a token that is sent to as many ranks as can be, this one among them.
+  std::vector<int32_t> widest_choice() const {
+    const ShardTable ranges = split_evenly(short_.config.n_routed_experts, setup_.layout.size);
+    std::vector<int32_t> experts;
+    for (int64_t i = 0; i < short_.config.router.top_k; ++i) {
+      const Range& range = ranges[(setup_.layout.rank + i) % setup_.layout.size];
+      experts.push_back(static_cast<int32_t>(range.begin + i / setup_.layout.size % range.size()));
+    }
+    return experts;
+  }
+
   Tensor index(std::initializer_list<int64_t> dims) { return Tensor(index_.data, DType::kI32, dims); }
 
   ModelBatch make_batch(const StepRows& rows, ExpertExchange exchange) {

@@ -202,14 +202,14 @@ RankPlan Planner::rank_needs(const PlanOptions& options, int rank, int64_t max_m
   const ParallelLayout layout{rank, options.ranks, options.dp_attention, options.overlap_min_tokens};
   RankPlan plan;
   plan.rank = rank;
-  if (options.with_mtp) {
-    plan.weights = ModelWeights(config_, forms(options.quantization, options.dtype), options.dtype, true)
-                       .held(layout);
-  } else {
-    plan.weights = weights(options.quantization, options.dtype).held(layout);
-  }
   const int64_t rope = config_.is_mla() ? config_.qk_rope_head_dim : config_.head_dim;
   plan.rope_table = static_cast<uint64_t>(max_model_len * rope) * sizeof(float);
+  if (options.with_mtp) {
+    plan.weights = ModelWeights(config_, forms(options.quantization, options.dtype), options.dtype, true)
+                       .held(layout, plan.rope_table);
+  } else {
+    plan.weights = weights(options.quantization, options.dtype).held(layout, plan.rope_table);
+  }
   plan.step = step_memory(options, rank, max_model_len);
   plan.communication = plan.step.communication;
   if (!device_.on_gpu) return plan;
@@ -252,7 +252,7 @@ MemoryPlan Planner::plan_ranks(const PlanOptions& options, const PlanBudget& bud
     mine.rank = rank;
     if (like_last && rank + 1 < options.ranks) {
       mine.weights = weights(options.quantization, options.dtype)
-                         .held({rank, options.ranks, options.dp_attention});
+                         .held({rank, options.ranks, options.dp_attention}, mine.rope_table);
     }
     mine.driver = budget.driver + graph_bytes(options);
     plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, kv_bytes_per_token(options, rank));

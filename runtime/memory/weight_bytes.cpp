@@ -73,6 +73,7 @@ ModelWeights::ModelWeights(const ModelConfig& config, const FormOf& form_of, DTy
   using Key = std::tuple<TensorKind, int64_t, int64_t, Cut, bool, int64_t, bool, DType, int32_t,
                          int32_t, bool, bool>;
   std::map<Key, size_t> index;
+  std::vector<Loaded> last;  // embedding, final norm and head come after the layers
   for (const PlannedTensor& tensor : tensor_plan(config)) {
     const WeightForm form = form_of(tensor);
     const bool kv_b = tensor.name.ends_with(".kv_b_proj.weight");
@@ -81,85 +82,86 @@ ModelWeights::ModelWeights(const ModelConfig& config, const FormOf& form_of, DTy
                   form.has_min,    kv_b};
     const auto [at, inserted] = index.emplace(key, classes_.size());
     if (inserted) classes_.push_back({.tensor = tensor, .form = form, .kv_b = kv_b});
-    Class& c = classes_[at->second];
-    if (tensor.cut == Cut::kExpert) {
-      c.per_expert.resize(static_cast<size_t>(config.n_routed_experts));
-      ++c.per_expert[static_cast<size_t>(tensor.expert)];
-    } else {
-      ++c.count;
-    }
+    ++classes_[at->second].count;
     const bool is_vector = tensor.k == 0;
     Whole& whole = whole_[static_cast<int>(tensor.kind)];
     whole.parameters += tensor.n * (is_vector ? 1 : tensor.k);
     whole.bytes += form.bytes({0, tensor.n}, {0, is_vector ? 1 : tensor.k});
+
+    if (tensor.kind == TensorKind::kMtp && !with_mtp) continue;
+    const Loaded loaded{static_cast<uint16_t>(at->second),
+                        static_cast<int16_t>(tensor.cut == Cut::kExpert ? tensor.expert : -1)};
+    const bool in_layer = tensor.name.starts_with("model.layers.");
+    (in_layer ? order_ : last).push_back(loaded);
+    if (tensor.name.ends_with(".self_attn.o_proj.weight") && config.is_mla()) {
+      order_.push_back({.absorbed = true});
+    }
   }
+  order_.insert(order_.end(), last.begin(), last.end());
 }
 
-int64_t ModelWeights::held_count(const Class& c, const ParallelLayout& layout) const {
-  if (c.tensor.cut != Cut::kExpert) return c.count;
-  const Range own = split_evenly(config_.n_routed_experts, layout.size)[layout.rank];
-  int64_t count = 0;
-  for (int64_t e = own.begin; e < own.end; ++e) count += c.per_expert[static_cast<size_t>(e)];
-  return count;
-}
-
-ModelWeights::Held ModelWeights::held(const ParallelLayout& layout) const {
-  // As the loader does: small tensors share chunks, all begin at multiples of a cache line.
+ModelWeights::Held ModelWeights::held(const ParallelLayout& layout, uint64_t rope_table) const {
+  // CheckpointSource's memory: tensors up to a quarter of a chunk share chunks, all begin at multiples of a
+  // cache line.
   constexpr uint64_t kChunk = uint64_t{1} << 20, kSmall = kChunk / 4, kLine = 64;
-  Held held;
-  uint64_t small = 0, exact = 0, taken = 0;
-  int64_t num_small = 0;
-  const auto take = [&](uint64_t bytes, int64_t count) {
+  uint64_t taken = 0, asked = 0, left = 0;
+  const auto take = [&](uint64_t bytes) {
     const uint64_t rounded = std::max((bytes + kLine - 1) / kLine * kLine, kLine);
-    exact += bytes * count;
+    asked += bytes;
     if (rounded > kSmall) {
-      taken += rounded * count;
-    } else {
-      small += rounded * count;
-      num_small += count;
+      taken += rounded;
+      return;
     }
+    if (rounded > left) {
+      taken += kChunk;
+      left = kChunk;
+    }
+    left -= rounded;
   };
+
+  const bool experts = config_.n_routed_experts > 0;
+  const Range own = experts ? split_evenly(config_.n_routed_experts, layout.size)[layout.rank] : Range{};
+  struct Sizes {
+    uint64_t all = 0, numbers = 0;
+  };
+  std::vector<Sizes> sizes;  // of a tensor of each class
   for (const Class& c : classes_) {
-    if (c.tensor.kind == TensorKind::kMtp && !with_mtp_) continue;
     PlannedTensor tensor = c.tensor;
-    const int64_t count = held_count(c, layout);
-    if (count == 0) continue;
-    if (tensor.cut == Cut::kExpert) {  // the class is of all experts; any of the rank's will do
-      tensor.expert = split_evenly(config_.n_routed_experts, layout.size)[layout.rank].begin;
-    }
+    if (tensor.cut == Cut::kExpert) tensor.expert = own.begin;  // any of the rank's
     const HeldSlice slice =
         held_slice(tensor, config_, layout.size, layout.rank, layout.dp_attention);
-    const uint64_t bytes = c.form.bytes(slice.rows, slice.cols);
-    held.by_kind[static_cast<int>(tensor.kind)] += bytes * static_cast<uint64_t>(count);
-    held.tensors += count;
-    const uint64_t numbers =
-        bytes == 0 ? 0 : static_cast<uint64_t>(slice.rows.size()) * c.form.row_bytes(slice.cols.size());
-    take(numbers, count);
-    if (bytes > numbers) {
-      const uint64_t scales = bytes - numbers;
-      const int64_t parts = c.form.has_min ? 2 : 1;
-      take(scales / parts, count * parts);
+    const uint64_t all = c.form.bytes(slice.rows, slice.cols);
+    sizes.push_back({all, all == 0 ? 0
+                                   : static_cast<uint64_t>(slice.rows.size()) *
+                                         c.form.row_bytes(slice.cols.size())});
+  }
+  const int64_t heads = layout.dp_attention
+                            ? config_.num_attention_heads
+                            : split_evenly(config_.num_attention_heads, layout.size)[layout.rank].size();
+  Held held;
+  take(rope_table);
+  for (const Loaded& loaded : order_) {
+    if (loaded.absorbed) {
+      for (const int64_t width : {config_.qk_nope_head_dim, config_.v_head_dim}) {
+        const auto bytes =
+            static_cast<uint64_t>(heads * width * config_.kv_lora_rank * dtype_size(dtype_));
+        held.absorbed += bytes;
+        take(bytes);
+      }
+      continue;
     }
+    if (loaded.expert >= 0 && !own.contains(loaded.expert)) continue;
+    const Class& c = classes_[loaded.of_class];
+    const Sizes& size = sizes[loaded.of_class];
+    held.by_kind[static_cast<int>(c.tensor.kind)] += size.all;
+    ++held.tensors;
+    take(size.numbers);
+    if (!has_scales(c.form.dtype)) continue;
+    const uint64_t scales = size.all - size.numbers;
+    const int parts = c.form.has_min ? 2 : 1;
+    for (int part = 0; part < parts; ++part) take(scales / parts);
   }
-  if (config_.is_mla()) {
-    const int64_t layers =
-        config_.num_hidden_layers + (with_mtp_ ? config_.num_nextn_predict_layers : 0);
-    const int64_t heads = layout.dp_attention
-                              ? config_.num_attention_heads
-                              : split_evenly(config_.num_attention_heads, layout.size)[layout.rank].size();
-    for (const int64_t width : {config_.qk_nope_head_dim, config_.v_head_dim}) {
-      const auto bytes =
-          static_cast<uint64_t>(heads * width * config_.kv_lora_rank * dtype_size(dtype_));
-      held.absorbed += bytes * static_cast<uint64_t>(layers);
-      take(bytes, layers);
-    }
-  }
-  // A chunk ends with half a tensor left over, on average.
-  if (num_small > 0) {
-    const uint64_t usable = kChunk - small / static_cast<uint64_t>(num_small) / 2;
-    taken += (small + usable - 1) / usable * kChunk;
-  }
-  held.rounding = taken - std::min(taken, exact);
+  held.rounding = taken - asked;
   return held;
 }
 

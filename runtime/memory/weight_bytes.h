@@ -40,8 +40,9 @@ class ModelWeights {
     uint64_t of(TensorKind kind) const { return by_kind[static_cast<int>(kind)]; }
     uint64_t total() const;   // all of the above
   };
+  // With a RoPE table of so many bytes, which is not counted but takes its place among the small tensors.
   // REQUIRES: a layout that fits the model (check_layout).
-  Held held(const ParallelLayout& layout) const;
+  Held held(const ParallelLayout& layout, uint64_t rope_table = 0) const;
 
   // Parameters of a kind in the whole model, and bytes that they take uncut.
   struct Whole {
@@ -62,15 +63,19 @@ class ModelWeights {
     PlannedTensor tensor;  // one of them
     WeightForm form;
     bool kv_b = false;
-    int64_t count = 0;                // without experts
-    std::vector<int64_t> per_expert;  // [n_routed_experts] of tensors, for Cut::kExpert
+    int64_t count = 0;
   };
-  int64_t held_count(const Class& c, const ParallelLayout& layout) const;
+  struct Loaded {
+    uint16_t of_class = 0;
+    int16_t expert = -1;  // >= 0: held by the rank of this expert
+    bool absorbed = false;  // no tensor: here the two absorbed forms are made
+  };
 
   ModelConfig config_;
   DType dtype_;
   bool with_mtp_;
   std::vector<Class> classes_;
+  std::vector<Loaded> order_;  // in which the model loads them
   std::array<Whole, kNumTensorKinds> whole_{};
 };
 
