@@ -28,8 +28,7 @@ KvCacheLayout::KvCacheLayout(const ModelConfig& config, int64_t kv_heads, int64_
     : dtype_(dtype), layers_(layers), page_size_(page_size), latent_(config.is_mla()) {
   SHOAL_CHECK(dtype == DType::kF32 || dtype == DType::kBF16 || dtype == DType::kF8E4M3 ||
                   dtype == DType::kI8,
-              "KV cache of {}",
-              dtype_name(dtype));
+              "KV cache of {}", dtype_name(dtype));
   const int64_t lora = config.kv_lora_rank, rope = config.qk_rope_head_dim;
   if (latent_ && has_scales(dtype)) {
     planes_ = {{Plane::kKeys, dtype, lora},

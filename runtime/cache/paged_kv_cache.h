@@ -38,7 +38,8 @@ class KvCacheLayout {
   int64_t page_bytes() const { return page_size_ * bytes_per_token(); }
   // Of the whole cache with its page for padding: planes begin at multiples of 256 bytes.
   int64_t total_bytes(int64_t num_pages) const;
-  // What two caches must share for pages of one to mean the same in the other: "fp8 mla 512+64 x 27".
+  // What two caches must share for pages of one to mean the same in the other:
+  // "27 layers of 16 tokens a page: float8_e4m3[512] float32[1] bfloat16[64]".
   std::string describe() const;
 
   struct Plane {

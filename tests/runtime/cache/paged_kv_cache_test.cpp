@@ -44,6 +44,15 @@ TEST_CASE("bytes per token of every model") {
   }
 }
 
+TEST_CASE("a layout says all that pages of another cache must share") {
+  const KvCacheLayout mla(fixture("deepseek-v2-lite"), 0, 27, DType::kF8E4M3, 16);
+  CHECK(mla.describe() ==
+        "27 layers of 16 tokens a page: float8_e4m3[512] float32[1] bfloat16[64]");
+  const KvCacheLayout dense(fixture("r1-distill-qwen-1.5b"), 2, 28, DType::kI8, 8);
+  CHECK(dense.describe() ==
+        "28 layers of 8 tokens a page: int8[256] float32[2] int8[256] float32[2]");
+}
+
 TEST_CASE("the names of the formats") {
   CHECK(parse_kv_cache_dtype("auto", DType::kBF16) == DType::kBF16);
   CHECK(parse_kv_cache_dtype("float32", DType::kBF16) == DType::kF32);
