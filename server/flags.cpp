@@ -220,6 +220,40 @@ void add_logits_flags(CLI::App& app, LogitsOptions& o) {
   app.add_flag("--absorbed", o.absorbed, "Use the absorbed form of MLA for the prompt too");
 }
 
+void add_perplexity_flags(CLI::App& app, PerplexityOptions& o) {
+  add_engine_flags(app, o.engine);
+  app.add_option("--text", o.text, "File of UTF-8 text")->required();
+  app.add_option("--context", o.context, "Tokens of a window; windows are independent")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  app.add_flag("--json", o.json, "JSON, for programs");
+}
+
+void add_quantize_flags(CLI::App& app, QuantizeCommandOptions& o) {
+  app.add_option("--model", o.model, "Checkpoint folder, or org/name in the local Hugging Face cache")
+      ->required();
+  app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
+      ->capture_default_str();
+  app.add_option("--output", o.output,
+                 "Folder to write: new, empty, or left by a run that was interrupted, which goes on")
+      ->required();
+  app.add_option("--scheme", o.scheme, std::string(kSchemeNames) + ", int4-gptq (calibrated)")
+      ->capture_default_str();
+  app.add_option("--max-shard-size", o.max_shard_bytes, "Bytes of a file (4GiB)")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--threads", o.threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_option("--device", o.device, "Device that runs the model to calibrate")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--calibration", o.calibration, "int4-gptq: file of text like what the model will see");
+  app.add_option("--calibration-tokens", o.calibration_tokens, "Tokens of it to use")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+}
+
 void add_inspect_flags(CLI::App& app, InspectOptions& o) {
   app.add_option("--model,model", o.model,
                  "Checkpoint folder, or org/name in the local Hugging Face cache")

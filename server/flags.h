@@ -10,6 +10,8 @@
 #include "server/engine_options.h"
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
+#include "server/perplexity_command.h"
+#include "server/quantize_command.h"
 #include "server/plan_command.h"
 #include "server/serve_command.h"
 
@@ -19,6 +21,8 @@ void add_engine_flags(CLI::App& app, EngineOptions& options);
 void add_serve_flags(CLI::App& app, ServeOptions& options);
 void add_chat_flags(CLI::App& app, ChatOptions& options);
 void add_logits_flags(CLI::App& app, LogitsOptions& options);
+void add_perplexity_flags(CLI::App& app, PerplexityOptions& options);
+void add_quantize_flags(CLI::App& app, QuantizeCommandOptions& options);
 void add_inspect_flags(CLI::App& app, InspectOptions& options);
 void add_plan_flags(CLI::App& app, PlanCommandOptions& options);
 

@@ -18,6 +18,8 @@
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
 #include "server/plan_command.h"
+#include "server/perplexity_command.h"
+#include "server/quantize_command.h"
 #include "server/rank_command.h"
 #include "server/serve_command.h"
 
@@ -65,6 +67,12 @@ int run(int argc, char** argv) {
   LogitsOptions logits_options;
   CLI::App* logits = app.add_subcommand("logits", "Write the logits of every position to a file");
   add_logits_flags(*logits, logits_options);
+  PerplexityOptions perplexity_options;
+  CLI::App* perplexity = app.add_subcommand("perplexity", "Measure how well a model predicts a text");
+  add_perplexity_flags(*perplexity, perplexity_options);
+  QuantizeCommandOptions quantize_options;
+  CLI::App* quantize = app.add_subcommand("quantize", "Write a model again with quantised weights");
+  add_quantize_flags(*quantize, quantize_options);
   InspectOptions inspect_options;
   CLI::App* inspect = app.add_subcommand("inspect", "Show a checkpoint without loading it");
   add_inspect_flags(*inspect, inspect_options);
@@ -90,7 +98,7 @@ int run(int argc, char** argv) {
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
   }
   if (app.get_subcommands().empty()) {
-    return fail(kInvalidInput, "a command is missing: serve, chat, logits, inspect, plan or version");
+    return fail(kInvalidInput, "a command is missing: serve, chat, logits, perplexity, quantize, inspect, plan or version");
   }
 
   log_to_stderr();
@@ -100,6 +108,8 @@ int run(int argc, char** argv) {
   }
   if (chat->parsed()) return run_chat(chat_options);
   if (logits->parsed()) return run_logits(logits_options);
+  if (perplexity->parsed()) return run_perplexity(perplexity_options);
+  if (quantize->parsed()) return run_quantize(quantize_options);
   if (inspect->parsed()) return run_inspect(inspect_options);
   if (plan->parsed()) return run_plan(plan_options);
   if (rank->parsed()) return run_rank(rank_options, socket_path);

@@ -7,6 +7,7 @@
 #include "kernels/base/error.h"
 #include "runtime/quantization/decode.h"
 #include "runtime/quantization/rounding.h"
+#include "runtime/quantization/wrapped_checkpoint.h"
 
 namespace shoal {
 namespace {
@@ -112,13 +113,11 @@ class QuantizedWeight : public StoredWeight {
   const WeightForm form_;
 };
 
-class QuantizingCheckpoint : public Checkpoint {
+class QuantizingCheckpoint : public WrappedCheckpoint {
  public:
   QuantizingCheckpoint(std::unique_ptr<Checkpoint> base, QuantizationScheme scheme)
-      : base_(std::move(base)), scheme_(std::move(scheme)) {}
+      : WrappedCheckpoint(std::move(base)), scheme_(std::move(scheme)) {}
 
-  bool has(const std::string& name) const override { return base_->has(name); }
-  std::vector<std::string> names() const override { return base_->names(); }
   std::unique_ptr<StoredWeight> matrix(const std::string& name, int64_t n,
                                        int64_t k) const override {
     std::unique_ptr<StoredWeight> stored = base_->matrix(name, n, k);
@@ -131,17 +130,8 @@ class QuantizingCheckpoint : public Checkpoint {
     if (type == DType::kF8E4M3 && scheme_.dtype == DType::kF8E4M3) return stored;
     return quantize_weight(std::move(stored), scheme_);
   }
-  std::unique_ptr<StoredWeight> vector(const std::string& name, int64_t n) const override {
-    return base_->vector(name, n);
-  }
-  std::vector<FileTensor> file_tensors() const override { return base_->file_tensors(); }
-  std::string quantization() const override { return base_->quantization(); }
-  const std::string& path() const override { return base_->path(); }
-  size_t num_files() const override { return base_->num_files(); }
-  uint64_t total_bytes() const override { return base_->total_bytes(); }
 
  private:
-  const std::unique_ptr<Checkpoint> base_;
   const QuantizationScheme scheme_;
 };
 

@@ -21,12 +21,12 @@ float largest_magnitude(std::span<const float> values) {
   return largest;
 }
 
-float squared_error(std::span<const float> values, float scale, float low, float high) {
-  const float inverse = 1 / scale;
+float squared_error(std::span<const float> values, GroupScale group, float low, float high) {
+  const float inverse = 1 / group.scale, zero = static_cast<float>(group.zero);
   float sum = 0;
   for (const float v : values) {
-    const float code = std::clamp(round_even(v * inverse), low, high);
-    const float error = code * scale - v;
+    const float code = std::clamp(round_even(v * inverse) + zero, low, high);
+    const float error = (code - zero) * group.scale - v;
     sum += error * error;
   }
   return sum;
@@ -37,32 +37,30 @@ float squared_error(std::span<const float> values, float scale, float low, float
 GroupScale choose_scale(std::span<const float> values, int bits, bool symmetric) {
   const auto low = static_cast<float>(-(1 << (bits - 1)));
   const float high = -low - 1;
-  // Below the smallest normal bfloat16 over the largest code nothing can be told from zero.
+  // Below this nothing can be told from zero.
   constexpr float kTiny = 1e-30f;
-  if (!symmetric) {
-    float least = 0, most = 0;  // zero itself stays exact
-    for (const float v : values) {
-      least = std::min(least, v);
-      most = std::max(most, v);
-    }
-    if (most - least < kTiny) return {};
-    const float scale = stored((most - least) / (high - low));
-    const float zero = std::clamp(round_even(low - least / scale), low, high);
-    return {scale, static_cast<int32_t>(zero)};
+  float least = 0, most = 0;  // zero itself stays exact
+  for (const float v : values) {
+    least = std::min(least, v);
+    most = std::max(most, v);
   }
-  const float largest = largest_magnitude(values);
-  if (largest < kTiny) return {};
+  const float reach = symmetric ? std::max(-least, most) / high : (most - least) / (high - low);
+  if (reach < kTiny) return {};
   // With 8 bits a step is so small that clipping gains nothing.
   constexpr float kShrink[] = {1.0f, 0.96f, 0.92f, 0.875f, 0.83f, 0.79f, 0.75f};
   const size_t tries = bits == 4 ? std::size(kShrink) : 1;
   GroupScale best;
   float best_error = INFINITY;
   for (size_t i = 0; i < tries; ++i) {
-    const float scale = stored(largest / high * kShrink[i]);
-    const float error = tries == 1 ? 0 : squared_error(values, scale, low, high);
+    GroupScale tried{stored(reach * kShrink[i]), 0};
+    if (!symmetric) {
+      const float zero = round_even(low - least * kShrink[i] / tried.scale);
+      tried.zero = static_cast<int32_t>(std::clamp(zero, low, high));
+    }
+    const float error = tries == 1 ? 0 : squared_error(values, tried, low, high);
     if (error < best_error) {
       best_error = error;
-      best.scale = scale;
+      best = tried;
     }
   }
   return best;

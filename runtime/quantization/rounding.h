@@ -16,8 +16,8 @@ struct GroupScale {
   int32_t zero = 0;
 };
 
-// The scale with which `values`, as codes of `bits` bits, lose least: symmetric ones try a few scales
-// below the one that reaches the largest value, and keep the smallest sum of squared errors.
+// The scale with which `values`, as codes of `bits` bits, lose least. Four bits try a few scales below
+// the one that reaches the largest value, and keep the smallest sum of squared errors.
 GroupScale choose_scale(std::span<const float> values, int bits, bool symmetric);
 
 // codes[i] = values[i] / scale + zero, rounded and clamped to `bits` bits, signed.
