@@ -70,7 +70,6 @@ int run_quantize(const QuantizeCommandOptions& o) {
   }
   {
     ProgressBar bar("Quantising", "bytes");
-    bar.update(0, 1);
     quantize_model(options, [&](uint64_t done, uint64_t total) { bar.update(done, total); });
   }
   uint64_t bytes = 0;

@@ -1,5 +1,7 @@
 #include "runtime/checkpoint/packed_weight.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/strict_json.h"
 
@@ -10,7 +12,10 @@ namespace {
 constexpr int64_t kHeldGroups[] = {128, 64, 32, 16};
 
 int64_t held_group(const PackedWeight::Shape& shape) {
-  if (shape.group == shape.k) return shape.bits == 8 ? shape.k : kHeldGroups[0];
+  if (shape.group == shape.k) {
+    const bool one = shape.bits == 8 || std::count(std::begin(kHeldGroups), std::end(kHeldGroups), shape.k) > 0;
+    return one ? shape.k : kHeldGroups[0];
+  }
   for (const int64_t held : kHeldGroups) {
     if (shape.group % held == 0) return held;
   }

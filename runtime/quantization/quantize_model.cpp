@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -100,6 +101,11 @@ class Quantizer {
   }
 
   void cut_into_shards() {
+    if (std::none_of(plan_.begin(), plan_.end(),
+                     [this](const PlannedTensor& tensor) { return quantized(tensor); })) {
+      throw_invalid("--scheme {}: no matrix of {} has rows of a multiple of 16", options_.scheme.name,
+                    options_.input);
+    }
     for (const PlannedTensor& tensor : plan_) {
       const std::unique_ptr<StoredWeight> weight = output_weight(tensor, /*final=*/false);
       std::vector<OutputTensor> outputs;

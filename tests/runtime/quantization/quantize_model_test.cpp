@@ -50,6 +50,11 @@ TEST_CASE("what is written loads as what is quantised while loading, tensor by t
       INFO(model << " as " << scheme);
       const test::TempDir dir;
       const std::string output = dir.path("out");
+      if (std::string(model) == "llama3" && std::string(scheme).starts_with("int4")) {
+        INVALID(quantize_model(options_for(golden(model), output, scheme)), "--scheme int4", "16");
+        CHECK_FALSE(fs::exists(output));
+        continue;
+      }
       quantize_model(options_for(golden(model), output, scheme));
       const ModelConfig config = read_model_config(output);
       const auto written = Checkpoint::open(output);
@@ -126,7 +131,7 @@ TEST_CASE("an interrupted run goes on: whole shards stay, others are written aga
 TEST_CASE("outputs that cannot be taken are refused, and nothing is touched") {
   const test::TempDir dir;
   const std::string input = dir.path("in");
-  fs::copy(golden("llama3"), input);
+  fs::copy(golden("qwen2"), input);
   const auto before = contents(input);
   INVALID(quantize_model(options_for(input, input, "int4")), "--output", "the model itself");
   CHECK(contents(input) == before);
