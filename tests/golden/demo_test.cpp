@@ -3,6 +3,7 @@
 // these are a few, for what runs on (emulated) GPUs. Under mpirun the ranks share the model.
 #include <catch2/catch.hpp>
 
+#include <cstdio>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -109,16 +110,34 @@ TEST_CASE("the demo model answers on the device") {
     bool dp_attention;
     bool eager;
     float temperature;
+    std::string kv_cache_dtype = "auto";
   };
-  for (const Way& way : {Way{"replicated, graphs", ExchangePolicy::kReplicated, false, false, 0},
+  for (const Way& way : {Way{"replicated, graphs", ExchangePolicy::kReplicated, false, false, 0, "fp8"},
                          Way{"all-to-all, eager", ExchangePolicy::kAllToAll, false, true, 0},
-                         Way{"dp attention, sampled", ExchangePolicy::kAuto, true, false, 0.5f}}) {
+                         Way{"dp attention, sampled", ExchangePolicy::kAuto, true, false, 0.5f, "int8"}}) {
+    options.kv_cache_dtype = way.kv_cache_dtype;
     options.dp_attention = way.dp_attention;
     options.enforce_eager = way.eager;
     INFO(way.label);
     const size_t right = right_answers(questions, options, way.exchange, way.temperature);
     // 98 % of all questions are answered right (e2e_quality_test); of twenty, two may be wrong.
     if (rank_runtime().rank() == 0) CHECK(right >= 18);
+  }
+}
+
+// Prints how many of all short questions are answered right (docs/kernels.md, "KV cache formats").
+TEST_CASE("table of answers by KV cache format", "[.table]") {
+  const auto questions = short_questions(1000);
+  LoadOptions options;
+  options.model_dir = kModel;
+  options.max_num_seqs = 16;
+  options.max_num_batched_tokens = 96;
+  options.max_model_len = 192;
+  options.kv_cache_tokens = 192 * 16;
+  for (const char* dtype : {"float32", "bfloat16", "fp8", "int8"}) {
+    options.kv_cache_dtype = dtype;
+    const size_t right = right_answers(questions, options, ExchangePolicy::kReplicated, 0);
+    if (rank_runtime().rank() == 0) std::printf("%-9s %zu of %zu\n", dtype, right, questions.size());
   }
 }
 
