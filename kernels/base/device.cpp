@@ -20,6 +20,13 @@ void Device::copy_to_host_async(const HostBuffer& to, size_t offset, const void*
   copy_to_host(to.data() + offset, device, bytes);
 }
 
+void Device::copy_to_device_async(void* device, const HostBuffer& from, size_t offset,
+                                  size_t bytes) {
+  SHOAL_CHECK(offset <= from.bytes() && bytes <= from.bytes() - offset, "{} bytes at {} of {}",
+              bytes, offset, from.bytes());
+  copy_to_device(device, from.data() + offset, bytes);
+}
+
 HostBuffer Device::allocate_host(size_t bytes) {
   return HostBuffer(new std::byte[bytes], bytes, [](std::byte* data) { delete[] data; });
 }

@@ -35,8 +35,8 @@ class DeviceEvent {
   virtual bool done() = 0;
 };
 
-// Host memory that a device copies to while the host goes on ("pinned"). Must outlive the copies
-// into it, and end before its Device. Making and freeing one is slow and may wait: keep it over
+// Host memory that a device copies to and from while the host goes on ("pinned"). Must outlive those
+// copies, and end before its Device. Making and freeing one is slow and may wait: keep it over
 // steps.
 class HostBuffer {
  public:
@@ -67,6 +67,9 @@ class Device {
   // bytes are there when an event that was recorded later has been waited for (or is done()).
   virtual void copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
                                   size_t bytes);
+  // The other way: `from` must not change before such an event.
+  virtual void copy_to_device_async(void* device, const HostBuffer& from, size_t offset,
+                                    size_t bytes);
   virtual HostBuffer allocate_host(size_t bytes);
   // The point that the device's order has reached. Not while a graph is recorded.
   virtual std::unique_ptr<DeviceEvent> record();

@@ -274,6 +274,16 @@ void CudaDevice::copy_to_host_async(const HostBuffer& to, size_t offset, const v
       cudaMemcpyAsync(to.data() + offset, device, bytes, cudaMemcpyDeviceToHost, stream_));
 }
 
+void CudaDevice::copy_to_device_async(void* device, const HostBuffer& from, size_t offset,
+                                      size_t bytes) {
+  SHOAL_CHECK(!capturing_, "host values copied while a graph is recorded");
+  SHOAL_CHECK(offset <= from.bytes() && bytes <= from.bytes() - offset, "{} bytes at {} of {}",
+              bytes, offset, from.bytes());
+  if (bytes == 0) return;
+  SHOAL_CUDA_CHECK(
+      cudaMemcpyAsync(device, from.data() + offset, bytes, cudaMemcpyHostToDevice, stream()));
+}
+
 HostBuffer CudaDevice::allocate_host(size_t bytes) {
   SHOAL_CHECK(!capturing_, "{} bytes of host memory allocated while a graph is recorded", bytes);
   void* data = nullptr;

@@ -38,6 +38,8 @@ class CudaDevice final : public Device {
   void copy_to_host(void* host, const void* device, size_t bytes) override;
   void copy_to_host_async(const HostBuffer& to, size_t offset, const void* device,
                           size_t bytes) override;
+  void copy_to_device_async(void* device, const HostBuffer& from, size_t offset,
+                            size_t bytes) override;
   HostBuffer allocate_host(size_t bytes) override;
   std::unique_ptr<DeviceEvent> record() override;
   // The second queue is a stream of higher priority: NCCL's few blocks then get their
