@@ -315,11 +315,15 @@ void Planner::place_experts(MemoryPlan& plan) {
     const uint64_t experts = rank.weights.of(TensorKind::kRoutedExperts);
     const uint64_t others = rank.total() - experts;
     const uint64_t room = plan.budget.bytes > others ? plan.budget.bytes - others : 0;
-    // The cache gets a sequence of the required length at least, and half of what is left at most.
-    const uint64_t one = kv_cache_bytes(o, rank.rank, round_up(required_len(o), o.page_size) / o.page_size);
-    const uint64_t most = kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, room));
+    // The cache gets a sequence of the required length at least, one of it for every sequence if half of
+    // what is left allows that, and no more: an expert on the device speeds up every token.
+    const int64_t length = round_up(required_len(o), o.page_size) / o.page_size;
+    const uint64_t one = kv_cache_bytes(o, rank.rank, length);
+    const uint64_t all = kv_cache_bytes(o, rank.rank, length * o.max_num_seqs);
     const uint64_t cache = o.kv_cache_memory_bytes > 0 ? static_cast<uint64_t>(o.kv_cache_memory_bytes)
-                                                       : std::max(one, std::min(most, room / 2));
+                           : o.kv_cache_tokens > 0
+                               ? kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, 0))
+                               : std::max(one, std::min(all, room / 2));
     const uint64_t on_device = std::min(experts, room > cache ? room - cache : 0);
     rank.experts_on_host = experts - on_device;
     on_host += rank.experts_on_host;

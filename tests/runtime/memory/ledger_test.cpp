@@ -152,18 +152,18 @@ TEST_CASE("a limit decides the KV cache, and what does not fit is refused before
   options.max_model_len = 4096;
   options.gpu_memory_limit = "512MiB";
   const size_t before = rank_runtime().device().ledger().current(MemoryUse::kWeights);
-  uint64_t weights = 0;
+  uint64_t too_little = 0;
   {
     const auto model = load_model(rank_runtime(), options);
-    weights = model->plan.ranks.front().of(MemoryUse::kWeights);
     const RankPlan& plan = model->plan.ranks.front();
+    too_little = plan.total() - plan.kv_cache - plan.of(MemoryUse::kWeights) / 4;
     CHECK(plan.total() <= size_t{512} << 20);
     CHECK(plan.total() > (size_t{512} << 20) - (size_t{4} << 20));
     CHECK(rank_runtime().device().ledger().current(MemoryUse::kKvCache) == plan.kv_cache);
   }
   options.max_model_len = kLength;
-  options.gpu_memory_limit = std::to_string(weights * 4 / 5);
-  INVALID(load_model(rank_runtime(), options), "does not fit: rank", "what does: --quantization ");
+  options.gpu_memory_limit = std::to_string(too_little);
+  INVALID(load_model(rank_runtime(), options), "does not fit: rank", "what does: ", "--quantization ");
   CHECK(rank_runtime().device().ledger().current(MemoryUse::kWeights) == before);
   for (const char* limit : {"0", "-1GiB", "9999TiB", "much"}) {
     options.gpu_memory_limit = limit;
