@@ -181,7 +181,9 @@ void read_deepseek(Keys& keys, const GgufModel& model, Json& json) {
   if (!width) keys.refuse("expert_feed_forward_length", "should be there");
   json["moe_intermediate_size"] = *width;
   const auto shared_width = keys.integer("expert_shared_feed_forward_length");
-  if (shared_width && *shared_width != *width * json["n_shared_experts"].get<int64_t>()) {
+  const int64_t shared = json["n_shared_experts"];
+  if (shared_width &&
+      (shared < 1 || *shared_width % shared != 0 || *shared_width / shared != *width)) {
     keys.refuse("expert_shared_feed_forward_length",
                 "should be expert_feed_forward_length for each shared expert");
   }
@@ -202,8 +204,8 @@ void read_deepseek(Keys& keys, const GgufModel& model, Json& json) {
   // block_count counts the multi-token-prediction layers, which a file may have left out.
   const int64_t nextn = keys.integer("nextn_predict_layers").value_or(0);
   const int64_t blocks = json["num_hidden_layers"];
-  if (nextn < 0 || nextn >= blocks) {
-    keys.refuse("nextn_predict_layers", fmt::format("should be 0 to {}", blocks - 1));
+  if (nextn != 0 && (nextn < 0 || nextn >= blocks)) {
+    keys.refuse("nextn_predict_layers", "should be less than block_count");
   }
   json["num_hidden_layers"] = blocks - nextn;
   if (v3) {
@@ -258,7 +260,7 @@ std::string gguf_config_json(const GgufModel& model) {
                         : embedding_tensor.type->id == GgmlType::Id::kF16 ? "float16"
                                                                           : "bfloat16";
   if (const auto eos = gguf_eos_token_ids(metadata); !eos.empty()) json["eos_token_id"] = eos;
-  set_if(json, "bos_token_id", metadata.integer("tokenizer.ggml.bos_token_id"));
+  set_if(json, "bos_token_id", gguf_token_id(metadata, "tokenizer.ggml.bos_token_id"));
   read_rope(keys, deepseek, json);
   if (deepseek) {
     read_deepseek(keys, model, json);
@@ -292,15 +294,20 @@ std::vector<float> gguf_rope_factors(const GgufModel& model, int64_t pairs) {
   return factors;
 }
 
+std::optional<int64_t> gguf_token_id(const GgufMetadata& metadata, const std::string& key) {
+  const auto id = metadata.integer(key);
+  return id == -1 || id == 0xffffffff ? std::nullopt : id;
+}
+
 std::vector<int64_t> gguf_eos_token_ids(const GgufMetadata& metadata) {
   std::vector<int64_t> ids;
   const auto add = [&](std::optional<int64_t> id) {
     if (id && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(*id);
   };
-  add(metadata.integer("tokenizer.ggml.eos_token_id"));
-  const auto eot = metadata.integer("tokenizer.ggml.eot_token_id");
+  add(gguf_token_id(metadata, "tokenizer.ggml.eos_token_id"));
+  const auto eot = gguf_token_id(metadata, "tokenizer.ggml.eot_token_id");
   add(eot);
-  add(metadata.integer("tokenizer.ggml.eom_token_id"));
+  add(gguf_token_id(metadata, "tokenizer.ggml.eom_token_id"));
   const auto* tokens = metadata.strings("tokenizer.ggml.tokens");
   if (eot || tokens == nullptr) return ids;
   for (const char* name : {"<|eot_id|>", "<|im_end|>", "<|eom_id|>"}) {

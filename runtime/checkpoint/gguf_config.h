@@ -2,6 +2,7 @@
 // Face.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,9 @@ std::string gguf_config_json(const GgufModel& model);
 // Llama 3's scaling is stored); empty without one. Throws InvalidInput unless it holds `pairs`
 // positive numbers.
 std::vector<float> gguf_rope_factors(const GgufModel& model, int64_t pairs);
+
+// The token that a key such as tokenizer.ggml.bos_token_id names; nothing where it says none (-1).
+std::optional<int64_t> gguf_token_id(const GgufMetadata& metadata, const std::string& key);
 
 // Those among the file's eos, eot and eom ids, then the tokens that end a turn by their name where
 // no eot id says so; no id twice.

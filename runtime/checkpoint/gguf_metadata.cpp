@@ -1,3 +1,4 @@
+#include <cmath>
 #include <cstring>
 
 #include "kernels/base/error.h"
@@ -42,9 +43,10 @@ std::optional<int64_t> GgufMetadata::integer(const std::string& key) const {
 std::optional<double> GgufMetadata::number(const std::string& key) const {
   const GgufValue* value = find(values_, key);
   if (value == nullptr) return std::nullopt;
-  if (const auto* x = std::get_if<double>(value)) return *x;
   if (const auto* n = std::get_if<int64_t>(value)) return static_cast<double>(*n);
-  refuse(key, "should be a number");
+  const auto* x = std::get_if<double>(value);
+  if (x == nullptr || !std::isfinite(*x)) refuse(key, "should be a finite number");
+  return *x;
 }
 
 std::optional<bool> GgufMetadata::flag(const std::string& key) const {

@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "kernels/base/error.h"
+#include "runtime/checkpoint/gguf_config.h"
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/text/unicode.h"
 
@@ -140,11 +141,10 @@ TokenType token_type(const GgufMetadata& metadata, const GgufArray* types, size_
   return static_cast<TokenType>(type);
 }
 
-// Nothing for a key that is absent or says "none" (-1).
 std::optional<std::string> token_of(const GgufMetadata& metadata, const std::string& key,
                                     const std::vector<std::string>& tokens) {
-  const auto id = metadata.integer(key);
-  if (!id || *id == -1 || *id == 0xffffffff) return std::nullopt;
+  const auto id = gguf_token_id(metadata, key);
+  if (!id) return std::nullopt;
   if (*id < 0 || *id >= static_cast<int64_t>(tokens.size())) {
     metadata.refuse(key, fmt::format("there are {} tokens", tokens.size()));
   }

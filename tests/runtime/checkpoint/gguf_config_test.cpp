@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 
 #include "runtime/checkpoint/checkpoint.h"
@@ -178,6 +179,11 @@ TEST_CASE("a small llama, and what may be said otherwise") {
     l.keys.u32("tokenizer.ggml.eos_token_id", 3).u32("tokenizer.ggml.eot_token_id", 5);
   });
   CHECK(ends.eos_token_ids == std::vector<int32_t>{3, 5});
+  const auto none = read_with([](Llama& l) {
+    l.keys.i32("tokenizer.ggml.bos_token_id", -1).u32("tokenizer.ggml.eos_token_id", 0xffffffffu);
+  });
+  CHECK_FALSE(none.bos_token_id);
+  CHECK(none.eos_token_ids.empty());
   const auto named = read_with([](Llama& l) {
     l.keys.u32("tokenizer.ggml.eos_token_id", 3);
     l.keys.texts("tokenizer.ggml.tokens", {"a", "<|eot_id|>", "b", "</s>"});
@@ -305,6 +311,8 @@ TEST_CASE("GGUF metadata that are refused") {
   INVALID(read_with(key("llama.expert_count", 8)), "llama.expert_count", "8", "only 0");
   INVALID(read_with(key("llama.attention.causal", false)), "llama.attention.causal", "only 1");
   INVALID(read_with(key("llama.rope.scaling.type", "longrope")), "longrope", "linear and yarn");
+  INVALID(read_with(key("llama.rope.freq_base", std::numeric_limits<float>::quiet_NaN())),
+          "llama.rope.freq_base", "finite");
   INVALID(read_with(key("llama.rope.dimension_count", 2)), "rope.dimension_count", "should be 4");
   INVALID(read_with(key("llama.attention.value_length", 2)), "attention.value_length",
           "should be 4");
