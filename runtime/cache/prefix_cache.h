@@ -40,6 +40,8 @@ class PrefixCache {
   // `tokens` after `cursor` and moves it; an equal page that is already known wins.
   void insert(std::span<const int32_t> tokens, std::span<const int32_t> pages, Cursor& cursor);
   void forget(int32_t page);
+  // The entry that `page` holds now; 0: none. Another one as soon as the page is given to somebody else.
+  uint64_t entry_of(int32_t page) const { return entry_of_page_.at(static_cast<size_t>(page)); }
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
 
  private:

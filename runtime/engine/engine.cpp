@@ -6,6 +6,25 @@
 #include "kernels/base/error.h"
 
 namespace shoal {
+namespace {
+
+// While requests wait for files only. Pages of a megabyte take about that long to read.
+constexpr std::chrono::milliseconds kLoadPoll{1};
+// Of a new measurement in an average: as many steps or copies count as a change takes to show.
+constexpr double kNewest = 0.2;
+
+void average(double& mean, double value) {
+  mean = mean == 0 ? value : (1 - kNewest) * mean + kNewest * value;
+}
+
+// What every rank does of a plan before its step. Collective where the plan asks: how many pages of the
+// load all ranks have, -1 when some do not know yet.
+int64_t do_pages(const StepPlan& plan, ProcessGroup& group, StepRunner& runner) {
+  runner.move_pages(plan);
+  return plan.ask == 0 ? -1 : group.min(runner.loaded(plan.ask));
+}
+
+}  // namespace
 
 Engine::Engine(EngineConfig config, ProcessGroup& group, StepRunner& runner, EventSink sink)
     : config_(std::move(config)),
@@ -63,10 +82,12 @@ bool Engine::take_inbox() {
   bool stopping;
   {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] {
-      return stopping_ || !submitted_.empty() || !cancelled_.empty() || running_ ||
-             scheduler_.has_work();
-    });
+    const auto asked = [&] { return stopping_ || !submitted_.empty() || !cancelled_.empty(); };
+    if (std::exchange(only_loading_, false)) {
+      wake_.wait_for(lock, kLoadPoll, asked);
+    } else {
+      wake_.wait(lock, [&] { return asked() || running_ || scheduler_.has_work(); });
+    }
     submitted = std::exchange(submitted_, {});
     cancelled = std::exchange(cancelled_, {});
     stopping = stopping_;
@@ -117,14 +138,26 @@ ExpertExchange Engine::exchange_for(int64_t num_tokens) const {
 // from plan() to begin() the device is busy with that step, and from finish() on with this one.
 void Engine::turn() {
   std::optional<StepPlan> plan = scheduler_.plan();
-  if (!plan) return drain();
+  // Rank 0 asks once it has read its own share: before that the answer is known.
+  const uint64_t loading = scheduler_.loading();
+  const bool ask = loading != 0 && runner_.loaded(loading) >= 0;
+  if (!plan && ask) plan = StepPlan{.number = last_step_, .kind = StepKind::kPages};
+  if (!plan) {
+    only_loading_ = loading != 0 && !running_;
+    return drain();
+  }
+  if (ask) plan->ask = loading;
+  if (plan->kind == StepKind::kPages) {
+    move_pages(*plan);
+    return drain();
+  }
   plan->exchange = exchange_for(plan->num_tokens());
   plan->ahead = config_.async_scheduling && runner_.can_run_ahead(*plan, most_logprobs(*plan));
   // Tokens that are there must not wait for the end of this step.
   if (!plan->ahead) drain();
   const auto begun = Clock::now();
-  broadcast(*plan);
   last_step_ = plan->number;
+  move_pages(*plan);
   runner_.begin(*plan);
   std::vector<TokenEvent> events;
   if (running_) events = finish();
@@ -132,6 +165,33 @@ void Engine::turn() {
   running_ = {std::move(*plan), begun};
   emit(std::move(events));
   if (!running_->plan.ahead) drain();
+}
+
+// Tells the ranks the plan, and does the work on pages that it begins with.
+void Engine::move_pages(const StepPlan& plan) {
+  broadcast(plan);
+  const int64_t there = do_pages(plan, group_, runner_);
+  if (there >= 0) scheduler_.loaded(plan.ask, there);
+}
+
+// What a page's copy takes, and a token that is run again: by the steps that are mostly prompt, because a
+// recomputed sequence runs in such.
+void Engine::measure(const StepPlan& plan, double seconds) {
+  const StepRunner::CopyTimes times = runner_.copy_times();
+  if (const int64_t pages = times.pages - copy_times_.pages; pages > 0) {
+    average(page_copy_seconds_, (times.seconds - copy_times_.seconds) / static_cast<double>(pages));
+    copy_times_ = times;
+  }
+  int64_t prompt_tokens = 0;
+  for (const SequenceSlice& s : plan.slices) {
+    if (!s.absorbed) prompt_tokens += static_cast<int64_t>(s.tokens.size());
+  }
+  if (2 * prompt_tokens >= plan.num_tokens()) {
+    average(token_seconds_, seconds / static_cast<double>(plan.num_tokens()));
+  }
+  const TierConfig& tiers = config_.scheduler.tiers;
+  scheduler_.set_costs(page_copy_seconds_ > 0 ? page_copy_seconds_ : tiers.page_copy_seconds,
+                       token_seconds_ > 0 ? token_seconds_ : tiers.token_seconds);
 }
 
 void Engine::broadcast(const StepPlan& plan) {
@@ -151,7 +211,9 @@ std::vector<TokenEvent> Engine::finish() {
   std::vector<TokenEvent> events = scheduler_.apply(step.plan, sampled);
   const auto end = Clock::now();
   const auto start = std::max(step.begun, std::exchange(last_end_, end));
-  publish_stats(&step.plan, events.size(), std::chrono::duration<double>(end - start).count());
+  const double seconds = std::chrono::duration<double>(end - start).count();
+  measure(step.plan, seconds);
+  publish_stats(&step.plan, events.size(), seconds);
   return events;
 }
 
@@ -223,6 +285,7 @@ void run_worker(ProcessGroup& group, StepRunner& runner) {
     group.broadcast(message);
     const StepPlan plan = StepPlan::deserialize(message);
     if (plan.kind == StepKind::kShutdown) return;
+    do_pages(plan, group, runner);
     if (plan.kind == StepKind::kRun) runner.begin(plan);
     // While no plan comes this rank must find out for itself what went wrong with its last step.
     if (!plan.ahead) runner.wait();

@@ -6,6 +6,9 @@
 // then are n's tokens collected and applied, n+1's sampling queued (which needs them), and n emitted. A
 // sequence that turns out to have ended with n has cost one row of n+1. Elsewhere each step is collected
 // before the next is planned, in the same loop.
+//
+// Work on pages (copies to and from host memory, files) goes with the plans, before their step. What a rank
+// has read from files is asked for with a plan, too, and the minimum over the ranks is what counts.
 #pragma once
 
 #include <chrono>
@@ -69,6 +72,8 @@ class Engine {
   void check_token_ids(const Request& request) const;
   ExpertExchange exchange_for(int64_t num_tokens) const;
   void turn();
+  void move_pages(const StepPlan& plan);
+  void measure(const StepPlan& plan, double seconds);
   void broadcast(const StepPlan& plan);
   std::vector<TokenEvent> finish();
   void drain();
@@ -90,6 +95,10 @@ class Engine {
   std::optional<Running> running_;  // the step that was begun and sampled, and is not collected
   uint64_t last_step_ = 0;
   Clock::time_point last_end_{};
+  bool only_loading_ = false;  // nothing to do until pages have been read
+  // What the scheduler chooses between swapping and recomputing by; 0: not measured yet.
+  double page_copy_seconds_ = 0, token_seconds_ = 0;
+  StepRunner::CopyTimes copy_times_;  // that went into page_copy_seconds_
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

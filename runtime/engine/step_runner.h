@@ -2,6 +2,7 @@
 // and by models of a few lines in the tests of the engine.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -45,6 +46,20 @@ class StepRunner {
   virtual std::vector<SampleResult> collect();
   // The other ranks: waits for all that was begun, and throws what it failed with.
   virtual void wait() {}
+
+  // Does, or queues, a plan's work on pages (copies, files): before its begin(), or alone
+  // (StepKind::kPages). This default can do none.
+  virtual void move_pages(const StepPlan& plan);
+  // How many of a load's pages are there on this rank, in order, once it has ended; -1 before. A rank that has
+  // no part in it says kNotMine. Tickets before this one may be forgotten.
+  static constexpr int64_t kNotMine = INT64_MAX;
+  virtual int64_t loaded(uint64_t ticket) { return kNotMine; }
+  // Pages whose copies were timed so far, both ways, and what they took.
+  struct CopyTimes {
+    int64_t pages = 0;
+    double seconds = 0;
+  };
+  virtual CopyTimes copy_times() const { return {}; }
 
  private:
   std::span<const float> logits_;

@@ -1,6 +1,7 @@
 #include "runtime/scheduler/scheduler.h"
 
 #include <algorithm>
+#include <deque>
 #include <set>
 #include <tuple>
 #include <unordered_map>
@@ -26,12 +27,23 @@ struct Sequence {
   int32_t sample = 0;  // which of sampled_by's samples
   std::vector<int32_t> pages;
   PrefixCache::Cursor cursor;            // of the prompt's pages in the pool's prefix cache
+  // Slots of host memory that hold the KV of pages [first_slot_page, ..), up to token `saved`. While it
+  // waits: it was swapped out of `pool`. While it runs: it is being restored, and runs no slice.
+  std::vector<int32_t> slots;
+  int32_t first_slot_page = 0;
+  int32_t saved = 0;
+  bool swapped = false;       // whose slots they are: its own, or the prompts'
+  std::vector<PageKey> keys;  // of the prompt's full pages, where tiers want to know
+  int32_t offered = 0;        // pages of the prompt that the tiers have been told of
+  bool load_tried = false;
+  uint64_t loading = 0;       // the ticket that it waits for
   std::optional<int32_t> cached_tokens;  // of the first admission: what the client is told
 
   int32_t known() const { return static_cast<int32_t>(request.tokens.size()); }
   int32_t length() const { return known() + pending; }
   bool in_prompt() const { return planned < request.prompt_len; }
-  bool decoding() const { return !in_prompt() && length() - planned == 1; }
+  bool restoring() const { return planned < saved; }  // of a running one
+  bool decoding() const { return !in_prompt() && !restoring() && length() - planned == 1; }
   bool awaits(uint64_t step) const { return step <= sampled_by && step + pending > sampled_by; }
 };
 
@@ -42,10 +54,14 @@ struct ByRank {
 };
 
 struct Pool {
-  Pool(const SchedulerConfig& config)
-      : allocator(config.num_pages), prefix_cache(allocator, config.page_size) {}
+  Pool(const SchedulerConfig& config, int32_t number)
+      : allocator(config.num_pages),
+        prefix_cache(allocator, config.page_size),
+        tiers(number, config.tiers.host_pages, config.tiers.disk_pages,
+              config.tiers.on_disk.empty() ? std::vector<PageKey>{} : config.tiers.on_disk.at(number)) {}
   BlockAllocator allocator;
   PrefixCache prefix_cache;
+  PoolTiers tiers;
   int32_t running = 0;
 };
 
@@ -61,7 +77,11 @@ struct Scheduler::State {
     // Every running sequence gets at least one token in every step.
     config.max_num_seqs = std::min(config.max_num_seqs, config.max_num_batched_tokens);
     std::ranges::sort(config.eos_token_ids);
-    for (int32_t i = 0; i < config.num_pools; ++i) pools.push_back(std::make_unique<Pool>(config));
+    SHOAL_CHECK(config.tiers.disk_pages == 0 || config.tiers.host_pages > 0);
+    keep_prompts = config.enable_prefix_caching && config.tiers.host_pages > 0 && page_keys_supported();
+    for (int32_t i = 0; i < config.num_pools; ++i) {
+      pools.push_back(std::make_unique<Pool>(config, i));
+    }
   }
 
   int32_t pages_for(int32_t tokens) const {
@@ -78,10 +98,18 @@ struct Scheduler::State {
   void remove(Sequence& seq);
   void preempt(Sequence& seq);
   bool make_room(Sequence& seq);
+  bool worth_swapping(const Sequence& seq) const;
+  void swap_out(Sequence& seq);
+  void drop_slots(Sequence& seq);
+  void restore(Sequence& seq);
+  void offer_pages(Sequence& seq);
+  bool wait_for_files(Sequence& seq, int32_t pool, int32_t first_page);
+  std::span<const PageKey> keys_from(const Sequence& seq, int32_t first_page) const;
   void run_slice(Sequence& seq, int32_t& budget);
   struct Placement {
     int32_t pool = 0;
     PrefixCache::Match match;
+    int32_t known = 0;  // pages after the match that the tiers hold
   };
   std::optional<Placement> place(const Sequence& seq) const;
   bool being_computed(const Sequence& seq, const Placement& placement) const;
@@ -98,9 +126,14 @@ struct Scheduler::State {
   std::set<Sequence*, ByRank> running, waiting, ending;
   uint64_t arrivals = 0;
   uint64_t steps = 0, applied = 0;
-  // The first waiting request found no pages; nothing has been freed since.
-  bool admission_blocked = false;
+  // The first request that waits for pages; nothing has been freed since it found none.
+  const Sequence* blocked = nullptr;
   std::vector<SequenceSlice> slices;  // of the plan being made
+  PageWork work;                      // likewise
+  bool keep_prompts = false;          // in the tiers
+  std::deque<PoolTiers::Load> loads;
+  uint64_t tickets = 0;
+  TierStats tier_stats;
   int64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0;
 };
 
@@ -111,7 +144,7 @@ void Scheduler::State::release_pages(Sequence& seq) {
   seq.pages.clear();
   seq.cursor = {};
   seq.planned = 0;
-  admission_blocked = false;
+  blocked = nullptr;
 }
 
 // A step that runs may still read and write the pages: whoever gets them next comes in a later one.
@@ -121,17 +154,55 @@ void Scheduler::State::stop_running(Sequence& seq) {
   release_pages(seq);
 }
 
+void Scheduler::State::drop_slots(Sequence& seq) {
+  for (const int32_t slot : seq.slots) pools[seq.pool]->tiers.host.release(slot);
+  seq.slots.clear();
+  seq.saved = 0;
+  seq.swapped = false;
+}
+
 void Scheduler::State::remove(Sequence& seq) {
+  drop_slots(seq);
   if (running.contains(&seq)) {
     stop_running(seq);
   } else if (ending.erase(&seq) == 0) {
-    if (&seq == *waiting.begin()) admission_blocked = false;
+    if (&seq == blocked) blocked = nullptr;
     waiting.erase(&seq);
   }
   sequences.erase(seq.request.id);  // ends seq
 }
 
+bool Scheduler::State::worth_swapping(const Sequence& seq) const {
+  const TierConfig& tiers = config.tiers;
+  const int32_t pages = pages_for(seq.planned);
+  if (pages == 0 || pages > pools[seq.pool]->tiers.host.available()) return false;
+  switch (tiers.preemption) {
+    case PreemptionMode::kSwap: return true;
+    case PreemptionMode::kRecompute: return false;
+    case PreemptionMode::kAuto: break;
+  }
+  return 2 * pages * tiers.page_copy_seconds < seq.planned * tiers.token_seconds;
+}
+
+// The KV that the steps planned so far compute; a later plan's copies come after those steps.
+void Scheduler::State::swap_out(Sequence& seq) {
+  HostTier& host = pools[seq.pool]->tiers.host;
+  seq.swapped = true;
+  seq.saved = seq.planned;
+  seq.first_slot_page = 0;
+  for (int32_t i = 0; i < pages_for(seq.planned); ++i) {
+    seq.slots.push_back(host.take());
+    work.copies.push_back({seq.pool, seq.pages[i], seq.slots.back(), true});
+  }
+  tier_stats.swapped_out += static_cast<int64_t>(seq.slots.size());
+}
+
 void Scheduler::State::preempt(Sequence& seq) {
+  // One that is still being swapped in has its KV in its slots.
+  if (!seq.swapped) {
+    drop_slots(seq);
+    if (worth_swapping(seq)) swap_out(seq);
+  }
   stop_running(seq);
   waiting.insert(&seq);
   ++preemptions;
@@ -150,6 +221,61 @@ bool Scheduler::State::make_room(Sequence& seq) {
     preempt(**victim);
   }
   seq.pages.push_back(allocator.allocate());
+  return true;
+}
+
+// Copies the next pages of a sequence out of its slots. They are there for this plan's slices.
+void Scheduler::State::restore(Sequence& seq) {
+  int64_t& counter = seq.swapped ? tier_stats.swapped_in : tier_stats.restored;
+  while (seq.restoring() && work.budget > 0) {
+    const int32_t page = seq.planned / config.page_size;
+    work.copies.push_back({seq.pool, seq.pages[page], seq.slots[page - seq.first_slot_page], false});
+    seq.planned = std::min((page + 1) * config.page_size, seq.saved);
+    --work.budget;
+    ++counter;
+  }
+  if (config.enable_prefix_caching) {
+    pools[seq.pool]->prefix_cache.insert(
+        std::span<const int32_t>(seq.request.tokens)
+            .first(std::min(seq.planned, seq.request.prompt_len)),
+        seq.pages, seq.cursor);
+    offer_pages(seq);
+  }
+  if (!seq.restoring()) drop_slots(seq);
+}
+
+// Tells the tiers of the pages that the prefix cache has learnt.
+void Scheduler::State::offer_pages(Sequence& seq) {
+  if (!keep_prompts) return;
+  Pool& pool = *pools[seq.pool];
+  for (; seq.offered < seq.cursor.num_pages; ++seq.offered) {
+    const int32_t page = seq.pages[seq.offered];
+    pool.tiers.offer(page, pool.prefix_cache.entry_of(page), seq.keys.at(seq.offered));
+  }
+}
+
+// Keys of the prompt's pages from first_page on that a tier could hold; as with the prefix cache, one token
+// has to be run.
+std::span<const PageKey> Scheduler::State::keys_from(const Sequence& seq, int32_t first_page) const {
+  if (!keep_prompts) return {};
+  const int32_t most = std::min(seq.length() - 1, seq.request.prompt_len) / config.page_size;
+  if (first_page >= most) return {};
+  return std::span(seq.keys).subspan(first_page, most - first_page);
+}
+
+// Whether the sequence waits for pages of its prompt to be read, by itself or with another one.
+bool Scheduler::State::wait_for_files(Sequence& seq, int32_t pool, int32_t first_page) {
+  if (config.tiers.disk_pages == 0 || seq.swapped) return false;
+  const std::span<const PageKey> keys = keys_from(seq, first_page);
+  const bool same = std::ranges::any_of(loads, [&](const PoolTiers::Load& load) {
+    return load.pool == pool && std::ranges::find(keys, load.pages.front().key) != keys.end();
+  });
+  if (same) return true;
+  if (std::exchange(seq.load_tried, true)) return false;
+  std::optional<PoolTiers::Load> load = pools[pool]->tiers.load(keys, ++tickets, work);
+  if (!load) return false;
+  seq.loading = load->ticket;
+  loads.push_back(std::move(*load));
   return true;
 }
 
@@ -187,6 +313,7 @@ std::optional<Scheduler::State::Placement> Scheduler::State::place(const Sequenc
   std::optional<Placement> best;
   int32_t best_free = 0;
   for (int32_t i = 0; i < config.num_pools; ++i) {
+    if (seq.swapped && i != seq.pool) continue;
     const Pool& pool = *pools[i];
     PrefixCache::Match match;
     if (config.enable_prefix_caching) match = pool.prefix_cache.find(known);
@@ -196,9 +323,10 @@ std::optional<Scheduler::State::Placement> Scheduler::State::place(const Sequenc
     // One page for each running sequence to grow by, so that it need not preempt this one at once.
     const int32_t free = pool.allocator.num_free() - static_cast<int32_t>(revived);
     if (free < fresh + pool.running) continue;
-    if (!best || std::pair(match.cursor.num_pages, free) >
-                     std::pair(best->match.cursor.num_pages, best_free)) {
-      best = Placement{i, std::move(match)};
+    const auto below = static_cast<int32_t>(pool.tiers.known(keys_from(seq, match.cursor.num_pages)));
+    if (!best || std::pair(match.cursor.num_pages + below, free) >
+                     std::pair(best->match.cursor.num_pages + best->known, best_free)) {
+      best = Placement{i, std::move(match), below};
       best_free = free;
     }
   }
@@ -229,30 +357,45 @@ void Scheduler::State::admit(Sequence& seq, Placement placement) {
   while (static_cast<int32_t>(seq.pages.size()) < wanted) {
     seq.pages.push_back(pool.allocator.allocate());
   }
+  if (!seq.swapped) {
+    seq.first_slot_page = seq.cursor.num_pages;
+    for (const PageKey& key : keys_from(seq, seq.first_slot_page)) {
+      const std::optional<int32_t> slot = pool.tiers.host.find(key);
+      if (!slot) break;
+      pool.tiers.host.acquire(*slot);
+      seq.slots.push_back(*slot);
+    }
+    const auto restored = static_cast<int32_t>(seq.slots.size());
+    seq.saved = restored == 0 ? 0 : (seq.first_slot_page + restored) * config.page_size;
+  }
+  seq.offered = std::max(seq.offered, std::max(seq.planned, seq.saved) / config.page_size);
   if (!seq.cached_tokens) {
-    seq.cached_tokens = seq.planned;
+    seq.cached_tokens = std::max(seq.planned, seq.saved);
     prefix_queries += seq.request.prompt_len;
-    prefix_hits += seq.planned;
+    prefix_hits += *seq.cached_tokens;
   }
   ++pool.running;
   waiting.erase(&seq);
   running.insert(&seq);
+  restore(seq);
 }
 
 void Scheduler::State::admit_waiting(int32_t& budget) {
-  while (budget > 0 && !waiting.empty() && !admission_blocked &&
-         static_cast<int32_t>(running.size()) < config.max_num_seqs) {
-    Sequence& seq = **waiting.begin();
+  for (auto next = waiting.begin(); next != waiting.end() && budget > 0 && blocked == nullptr &&
+                                    static_cast<int32_t>(running.size()) < config.max_num_seqs;) {
+    Sequence& seq = **next++;
+    if (seq.loading != 0) continue;
     // Preempted while its step runs: only for plans that preempt, which admit nobody.
     SHOAL_CHECK(seq.pending == 0, "request {} waits with a token pending", seq.request.id);
     std::optional<Placement> placement = place(seq);
     if (!placement) {
-      admission_blocked = true;
+      blocked = &seq;
       return;
     }
     if (being_computed(seq, *placement)) return;
+    if (wait_for_files(seq, placement->pool, placement->match.cursor.num_pages)) continue;
     admit(seq, std::move(*placement));
-    run_slice(seq, budget);
+    if (!seq.restoring()) run_slice(seq, budget);
   }
 }
 
@@ -272,6 +415,7 @@ void Scheduler::State::commit(const StepPlan& plan) {
       pools[seq.pool]->prefix_cache.insert(
           std::span<const int32_t>(seq.request.tokens).first(static_cast<size_t>(seq.planned)),
           seq.pages, seq.cursor);
+      offer_pages(seq);
     }
     if (!slice.sample) continue;
     seq.sampled_by = plan.number;
@@ -317,10 +461,14 @@ void Scheduler::add(Request request) {
   auto seq = std::make_unique<Sequence>();
   seq->request = std::move(request);
   seq->arrival = s.arrivals++;
+  if (s.keep_prompts) {
+    seq->keys = page_keys(std::span<const int32_t>(seq->request.tokens).first(seq->request.prompt_len),
+                          s.config.page_size);
+  }
   const auto [it, fresh] = s.sequences.try_emplace(seq->request.id, std::move(seq));
   SHOAL_CHECK(fresh, "request id {} is in use", it->first);
   s.waiting.insert(it->second.get());
-  if (*s.waiting.begin() == it->second.get()) s.admission_blocked = false;
+  if (s.blocked != nullptr && ByRank()(it->second.get(), s.blocked)) s.blocked = nullptr;
 }
 
 bool Scheduler::cancel(RequestId id) {
@@ -330,13 +478,42 @@ bool Scheduler::cancel(RequestId id) {
   return true;
 }
 
-bool Scheduler::has_work() const { return !state_->sequences.empty(); }
+bool Scheduler::has_work() const {
+  return !state_->sequences.empty() || !state_->loads.empty() || !state_->work.empty() ||
+         std::ranges::any_of(state_->pools, [](const auto& pool) { return pool->tiers.has_work(); });
+}
+
+uint64_t Scheduler::loading() const {
+  return state_->loads.empty() ? 0 : state_->loads.front().ticket;
+}
+
+void Scheduler::loaded(uint64_t ticket, int64_t count) {
+  State& s = *state_;
+  SHOAL_CHECK(ticket != 0 && ticket == loading(), "ticket {}, {} is loading", ticket, loading());
+  const PoolTiers::Load load = std::move(s.loads.front());
+  s.loads.pop_front();
+  SHOAL_CHECK(count >= 0 && count <= static_cast<int64_t>(load.pages.size()), "{} pages", count);
+  s.pools[load.pool]->tiers.loaded(load, count, s.work, s.tier_stats);
+  for (const auto& [id, seq] : s.sequences) {
+    if (seq->loading == ticket) seq->loading = 0;
+  }
+}
+
+void Scheduler::set_costs(double page_copy_seconds, double token_seconds) {
+  state_->config.tiers.page_copy_seconds = page_copy_seconds;
+  state_->config.tiers.token_seconds = token_seconds;
+}
 
 std::optional<StepPlan> Scheduler::plan() {
   State& s = *state_;
   SHOAL_CHECK(s.steps - s.applied <= 1, "plan() with two plans not applied");
-  if (s.sequences.empty()) return std::nullopt;
+  if (!has_work()) return std::nullopt;
   int32_t budget = s.config.max_num_batched_tokens;
+  s.work.budget = s.config.tiers.copies_per_step;
+  for (const auto& pool : s.pools) {
+    pool->tiers.spill(pool->prefix_cache, s.work, s.tier_stats);
+  }
+  s.work.budget = s.config.tiers.copies_per_step;
   const int64_t preemptions_before = s.preemptions;
   bool short_of_pages = false;
   for (auto it = s.running.begin(); it != s.running.end(); ++it) {
@@ -349,16 +526,24 @@ std::optional<StepPlan> Scheduler::plan() {
     }
   }
   for (Sequence* seq : s.running) {
-    if (budget == 0) break;
-    if (!seq->decoding()) s.run_slice(*seq, budget);
+    if (seq->decoding()) continue;
+    if (seq->restoring()) s.restore(*seq);
+    if (!seq->restoring()) s.run_slice(*seq, budget);
   }
   if (!short_of_pages && s.preemptions == preemptions_before) s.admit_waiting(budget);
 
   StepPlan plan;
   plan.slices = std::exchange(s.slices, {});
+  plan.copies = std::exchange(s.work.copies, {});
+  plan.files = std::exchange(s.work.files, {});
   if (plan.slices.empty()) {
-    SHOAL_CHECK(s.steps > s.applied, "nothing to run: {} running, {} waiting", s.running.size(),
-                s.waiting.size());
+    if (!plan.copies.empty() || !plan.files.empty()) {
+      plan.kind = StepKind::kPages;
+      plan.number = s.steps;
+      return plan;
+    }
+    SHOAL_CHECK(s.steps > s.applied || !s.loads.empty() || s.sequences.empty(),
+                "nothing to run: {} running, {} waiting", s.running.size(), s.waiting.size());
     return std::nullopt;
   }
   plan.number = ++s.steps;
@@ -428,6 +613,7 @@ SchedulerStats Scheduler::stats() const {
   stats.prefix_queries = s.prefix_queries;
   stats.prefix_hits = s.prefix_hits;
   stats.preemptions = s.preemptions;
+  stats.tiers = s.tier_stats;
   return stats;
 }
 

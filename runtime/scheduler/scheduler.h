@@ -3,8 +3,9 @@
 // then waiting ones in priority and arrival order while token budget, sequence slots and KV pages
 // last. A sequence gets the pages of all its tokens when it is admitted and one more whenever it has
 // filled one. When there is none, the running sequence of the same pool that ranks last (lowest
-// priority, then latest arrival) is preempted: its pages are freed and it is recomputed later (its
-// tokens so far are kept, so its output does not change). The first in rank is never preempted and
+// priority, then latest arrival) is preempted: its pages are freed. It keeps its tokens, so its output does
+// not change; its KV is recomputed later, or copied to slots of host memory and back, whichever costs less
+// by the rates that the scheduler is told (set_costs). The first in rank is never preempted and
 // fits its pool alone, so it always completes: no deadlock, no starvation within a priority.
 //
 // Pages come from one pool per DP rank (one pool without DP attention). A prompt's full pages are
@@ -20,6 +21,10 @@
 // run in order on every device, so pages are given on, and found in the prefix cache, from the plan on
 // that frees or fills them: whoever gets them comes in a later step.
 //
+// Below the pages lie tiers (runtime/cache/page_tiers.h): prompts' pages are spilled to host memory and to
+// files, and restored from there instead of computed. A request whose pages have to be read from files waits
+// for that before it is admitted, and others go on; pages come back in pieces of copies_per_step.
+//
 // A plan costs O(running + admitted), and a prefix lookup for the first request that must wait.
 #pragma once
 
@@ -30,9 +35,26 @@
 #include <vector>
 
 #include "runtime/request/request.h"
+#include "runtime/scheduler/pool_tiers.h"
 #include "runtime/scheduler/step_plan.h"
 
 namespace shoal {
+
+// What becomes of the KV of a sequence that is preempted: kAuto chooses by costs.
+enum class PreemptionMode { kAuto, kSwap, kRecompute };
+
+struct TierConfig {
+  int32_t host_pages = 0;  // slots per pool, for preempted sequences and prompts; 0: none
+  int64_t disk_pages = 0;  // files per pool
+  std::vector<std::vector<PageKey>> on_disk;  // per pool, or empty: least recently used first
+  // Pages that one plan copies for prompts each way, so that restoring a long one does not hold the running
+  // ones up.
+  int32_t copies_per_step = 64;
+  PreemptionMode preemption = PreemptionMode::kAuto;
+  // Until set_costs(): a page of 1 MB over PCIe at 5 GB/s, and 2,000 tokens of prompt a second.
+  double page_copy_seconds = 2e-4;
+  double token_seconds = 5e-4;
+};
 
 struct SchedulerConfig {
   int32_t max_num_seqs = 64;             // sequences in one step
@@ -41,7 +63,8 @@ struct SchedulerConfig {
   int32_t page_size = 16;                // tokens per KV page
   int32_t num_pages = 0;                 // per pool
   int32_t num_pools = 1;                 // DP ranks
-  bool enable_prefix_caching = true;
+  bool enable_prefix_caching = true;  // also in the tiers, where page_keys_supported()
+  TierConfig tiers;
   std::vector<int32_t> eos_token_ids;
 };
 
@@ -50,6 +73,7 @@ struct SchedulerStats {
   int64_t pages_total = 0, pages_used = 0;  // used: held by sequences (cached-but-free not counted)
   int64_t prefix_queries = 0, prefix_hits = 0;  // tokens
   int64_t preemptions = 0;
+  TierStats tiers;
 };
 
 class Scheduler {
@@ -65,9 +89,17 @@ class Scheduler {
   bool cancel(RequestId id);
   bool has_work() const;
 
-  // The next step, or nothing to do (until the plan made before is applied, if it is not). At most
-  // one plan may not be applied yet. Numbered from 1; `exchange` and `ahead` are left to the engine.
+  // The next step, or nothing to do (until the plan made before is applied, if it is not, or until what
+  // loading() names is loaded). At most one plan may not be applied yet. Numbered from 1; `exchange`,
+  // `ahead` and `ask` are left to the engine. A plan of kind kPages is no step: it is not applied.
   std::optional<StepPlan> plan();
+
+  // The ticket of the oldest load that is planned and not reported by loaded(); 0: none.
+  uint64_t loading() const;
+  // The first `count` pages of the load are in the slots of all ranks. REQUIRES: ticket == loading()
+  void loaded(uint64_t ticket, int64_t count);
+  // What copying a page and running a token of a prompt take, as measured. Pages go both ways.
+  void set_costs(double page_copy_seconds, double token_seconds);
 
   // Plans are applied in order. `sampled`: for each slice of the plan with `sample`, in order, the
   // token chosen (and its logprobs); any for those that nobody awaits. Appends tokens, ends sequences.

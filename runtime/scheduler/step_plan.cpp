@@ -9,10 +9,12 @@ namespace shoal {
 namespace {
 
 // All ranks run the same binary on one kind of machine, so values travel in memory order.
-constexpr uint32_t kMagic = 0x324E4C50;  // "PLN2"
+constexpr uint32_t kMagic = 0x334E4C50;  // "PLN3"
 constexpr uint8_t kAbsorbed = 1, kSample = 2, kAllLogits = 4;
 // request, dp_rank, first_position, from_sample, flags, two counts.
 constexpr size_t kSliceHeader = 8 + 4 + 4 + 4 + 1 + 4 + 4;
+constexpr size_t kCopyBytes = 4 + 4 + 4 + 1;
+constexpr size_t kFileBytes = 1 + 4 + 4 + 8 + 32;
 
 class Writer {
  public:
@@ -69,6 +71,22 @@ std::vector<std::byte> StepPlan::serialize() const {
   out.put(static_cast<uint8_t>(kind));
   out.put(static_cast<uint8_t>(exchange));
   out.put(static_cast<uint8_t>(ahead ? 1 : 0));
+  out.put(ask);
+  out.put(static_cast<uint32_t>(copies.size()));
+  for (const PageCopy& c : copies) {
+    out.put(c.dp_rank);
+    out.put(c.page);
+    out.put(c.slot);
+    out.put(static_cast<uint8_t>(c.to_host ? 1 : 0));
+  }
+  out.put(static_cast<uint32_t>(files.size()));
+  for (const PageFile& f : files) {
+    out.put(static_cast<uint8_t>(f.kind));
+    out.put(f.dp_rank);
+    out.put(f.slot);
+    out.put(f.ticket);
+    out.put(f.key);
+  }
   out.put(static_cast<uint32_t>(slices.size()));
   for (const SequenceSlice& s : slices) {
     out.put(s.request);
@@ -85,13 +103,48 @@ std::vector<std::byte> StepPlan::serialize() const {
   return out.take();
 }
 
+namespace {
+
+void read_pages(Reader& in, StepPlan& plan) {
+  plan.ask = in.get<uint64_t>();
+  const auto num_copies = in.get<uint32_t>();
+  SHOAL_CHECK(num_copies <= in.remaining() / kCopyBytes, "{} copies in {} bytes", num_copies,
+              in.remaining());
+  plan.copies.resize(num_copies);
+  for (PageCopy& c : plan.copies) {
+    c.dp_rank = in.get<int32_t>();
+    c.page = in.get<int32_t>();
+    c.slot = in.get<int32_t>();
+    const auto to_host = in.get<uint8_t>();
+    SHOAL_CHECK(c.dp_rank >= 0 && c.page >= 0 && c.slot >= 0 && to_host <= 1, "page {} slot {}",
+                c.page, c.slot);
+    c.to_host = to_host == 1;
+  }
+  const auto num_files = in.get<uint32_t>();
+  SHOAL_CHECK(num_files <= in.remaining() / kFileBytes, "{} files in {} bytes", num_files,
+              in.remaining());
+  plan.files.resize(num_files);
+  for (PageFile& f : plan.files) {
+    const auto kind = in.get<uint8_t>();
+    SHOAL_CHECK(kind <= static_cast<uint8_t>(PageFile::Kind::kDrop), "kind {} of file", kind);
+    f.kind = static_cast<PageFile::Kind>(kind);
+    f.dp_rank = in.get<int32_t>();
+    f.slot = in.get<int32_t>();
+    SHOAL_CHECK(f.dp_rank >= 0 && f.slot >= 0, "dp_rank {}, slot {}", f.dp_rank, f.slot);
+    f.ticket = in.get<uint64_t>();
+    f.key = in.get<PageKey>();
+  }
+}
+
+}  // namespace
+
 StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
   Reader in(bytes);
   StepPlan plan;
   SHOAL_CHECK(in.get<uint32_t>() == kMagic, "not a step plan");
   plan.number = in.get<uint64_t>();
   const auto kind = in.get<uint8_t>();
-  SHOAL_CHECK(kind <= static_cast<uint8_t>(StepKind::kShutdown), "kind {}", kind);
+  SHOAL_CHECK(kind <= static_cast<uint8_t>(StepKind::kPages), "kind {}", kind);
   plan.kind = static_cast<StepKind>(kind);
   const auto exchange = in.get<uint8_t>();
   SHOAL_CHECK(exchange <= static_cast<uint8_t>(ExpertExchange::kAllToAll), "exchange {}", exchange);
@@ -99,6 +152,7 @@ StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
   const auto ahead = in.get<uint8_t>();
   SHOAL_CHECK(ahead <= 1, "ahead {}", ahead);
   plan.ahead = ahead == 1;
+  read_pages(in, plan);
   const auto num_slices = in.get<uint32_t>();
   SHOAL_CHECK(num_slices <= in.remaining() / kSliceHeader, "{} slices in {} bytes", num_slices,
               in.remaining());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/cache/page_key.h"
 #include "runtime/request/request.h"
 
 namespace shoal {
@@ -30,8 +31,26 @@ struct SequenceSlice {
   int32_t from_sample = -1;
 };
 
+// One page between the device and a slot of host memory.
+struct PageCopy {
+  int32_t dp_rank = 0;
+  int32_t page = 0;
+  int32_t slot = 0;
+  bool to_host = false;
+};
+
+// One page between a slot of host memory and the KV checkpoint, in the background.
+struct PageFile {
+  enum class Kind : uint8_t { kSave, kLoad, kDrop } kind = Kind::kSave;
+  int32_t dp_rank = 0;
+  int32_t slot = 0;     // not of kDrop
+  uint64_t ticket = 0;  // of kLoad: those of one ticket follow each other and are read in order
+  PageKey key{};
+};
+
 // kIdle: there is no step to plan while the last one runs: the ranks wait for its end.
-enum class StepKind : uint8_t { kRun, kIdle, kShutdown };
+// kPages: no step, only the work on pages; `number` is the last step's.
+enum class StepKind : uint8_t { kRun, kIdle, kShutdown, kPages };
 
 // How the routed experts of this step are reached; the choice is rank 0's, by batch size.
 enum class ExpertExchange : uint8_t { kReplicated, kAllToAll };
@@ -41,6 +60,12 @@ struct StepPlan {
   StepKind kind = StepKind::kRun;
   ExpertExchange exchange = ExpertExchange::kReplicated;
   bool ahead = false;  // rank 0 goes on to the next plan, or kIdle, before this step has ended
+  // What is done before the step, in this order: saves (of slots filled by earlier plans), the copies, one
+  // after the other in the device's order, then loads and drops are begun.
+  std::vector<PageCopy> copies;
+  std::vector<PageFile> files;
+  // Not 0: after that the ranks take the minimum over what they have loaded of this ticket.
+  uint64_t ask = 0;
   std::vector<SequenceSlice> slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
 
   int64_t num_tokens() const {

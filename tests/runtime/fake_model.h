@@ -3,8 +3,10 @@
 // two sequences, reused too early or found under the wrong prefix changes the output.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -56,7 +58,51 @@ class FakeModel : public StepRunner {
   FakeModel(const SchedulerConfig& config, int32_t vocab)
       : config_(config),
         vocab_(vocab),
-        kv_(static_cast<size_t>(config.num_pools) * config.num_pages * config.page_size) {}
+        kv_(static_cast<size_t>(config.num_pools) * config.num_pages * config.page_size),
+        host_(static_cast<size_t>(config.num_pools) * config.tiers.host_pages * config.page_size) {}
+
+  // The work on pages of a plan, before choose() of the same. Loads end at once, and are told later.
+  void move_pages(const StepPlan& plan) override {
+    for (const PageFile& f : plan.files) {
+      if (f.kind == PageFile::Kind::kSave) (*files)[{f.dp_rank, f.key}] = host_page(f.dp_rank, f.slot);
+    }
+    for (const PageCopy& c : plan.copies) {
+      SHOAL_CHECK(c.page >= 0 && c.page < config_.num_pages, "page {}", c.page);
+      const int64_t first = (int64_t{c.dp_rank} * config_.num_pages + c.page) * config_.page_size;
+      const auto device = kv_.begin() + first;
+      const auto host = host_.begin() + host_at(c.dp_rank, c.slot);
+      if (c.to_host) {
+        std::copy_n(device, config_.page_size, host);
+      } else {
+        std::copy_n(host, config_.page_size, device);
+      }
+      ++copies;
+    }
+    for (const PageFile& f : plan.files) {
+      if (f.kind == PageFile::Kind::kDrop) {
+        files->erase({f.dp_rank, f.key});
+      } else if (f.kind == PageFile::Kind::kLoad) {
+        const auto [load, fresh] = loads_.try_emplace(f.ticket, Load{0, loads_delay, false});
+        const auto file = files->find({f.dp_rank, f.key});
+        if (file == files->end()) load->second.broken = true;
+        if (load->second.broken) continue;
+        ++load->second.pages;
+        std::copy(file->second.begin(), file->second.end(),
+                  host_.begin() + host_at(f.dp_rank, f.slot));
+      }
+    }
+  }
+  int64_t loaded(uint64_t ticket) override {
+    const auto load = loads_.find(ticket);
+    if (load == loads_.end() || load->second.delay-- > 0) return -1;
+    return load->second.pages;
+  }
+
+  // By pool and key: what survives this model. Another one may have the same.
+  using Files = std::map<std::pair<int32_t, PageKey>, std::vector<uint64_t>>;
+  std::shared_ptr<Files> files = std::make_shared<Files>();
+  int loads_delay = 0;  // times that loaded() says -1
+  int64_t copies = 0;
 
   // Checks the plan and returns the token of each sampled slice.
   std::vector<int32_t> choose(const StepPlan& plan) {
@@ -90,6 +136,19 @@ class FakeModel : public StepRunner {
   }
 
  private:
+  struct Load {
+    int64_t pages;
+    int delay;
+    bool broken;
+  };
+  int64_t host_at(int32_t pool, int32_t slot) const {
+    SHOAL_CHECK(slot >= 0 && slot < config_.tiers.host_pages, "slot {}", slot);
+    return (int64_t{pool} * config_.tiers.host_pages + slot) * config_.page_size;
+  }
+  std::vector<uint64_t> host_page(int32_t pool, int32_t slot) const {
+    const auto begin = host_.begin() + host_at(pool, slot);
+    return {begin, begin + config_.page_size};
+  }
   uint64_t& slot(const SequenceSlice& s, int32_t position) {
     const int32_t page = s.pages.at(static_cast<size_t>(position / config_.page_size));
     const int64_t row = (int64_t{s.dp_rank} * config_.num_pages + page) * config_.page_size;
@@ -128,6 +187,8 @@ class FakeModel : public StepRunner {
   SchedulerConfig config_;
   int32_t vocab_;
   std::vector<uint64_t> kv_;  // [num_pools, num_pages, page_size]
+  std::vector<uint64_t> host_;  // [num_pools, host_pages, page_size]
+  std::map<uint64_t, Load> loads_;
   std::vector<int32_t> samples_;  // of the last step
   std::vector<float> logits_;
 };

@@ -18,6 +18,7 @@ struct Workload {
   uint64_t seed = 0;
   int ahead = 0;  // of ten plans, how many are made before the one before is applied
   int requests = 0;
+  int loads_delay = 0;
   SchedulerConfig config;
 };
 
@@ -32,6 +33,7 @@ class Run {
   void run() {
     int added = 0;
     int64_t steps = 0;
+    model_.loads_delay = workload_.loads_delay;
     while (added < workload_.requests || scheduler_.has_work() || open_) {
       REQUIRE(++steps < 200000);
       while (added < workload_.requests && (pick(0, 2) == 0 || !scheduler_.has_work())) {
@@ -48,8 +50,12 @@ class Run {
     REQUIRE(stats.waiting == 0);
     preemptions = stats.preemptions;
     prefix_hits = stats.prefix_hits;
+    tiers = stats.tiers;
   }
 
+  FakeModel& model() { return model_; }
+
+  TierStats tiers;
   int64_t preemptions = 0, prefix_hits = 0, dead_samples = 0, plans_ahead = 0;
 
  private:
@@ -111,15 +117,25 @@ class Run {
     const int64_t preempted_before = scheduler_.stats().preemptions;
     std::optional<StepPlan> plan = scheduler_.plan();
     Open next;
-    if (plan) {
+    if (plan) model_.move_pages(*plan);
+    const uint64_t ticket = scheduler_.loading();
+    if (ticket != 0) {
+      if (const int64_t pages = model_.loaded(ticket); pages >= 0) scheduler_.loaded(ticket, pages);
+    }
+    if (plan && plan->kind == StepKind::kPages) {
+      REQUIRE(plan->slices.empty());
+      if (scheduler_.stats().preemptions != preempted_before) {
+        for (auto& [id, live] : live_) live.computed = -1;
+      }
+    } else if (plan) {
       plans_ahead += is_ahead;
       check(*plan, preempted_before);
       next = {*plan, model_.choose(*plan)};
     } else {
-      REQUIRE((is_ahead || !scheduler_.has_work()));
+      REQUIRE((is_ahead || !scheduler_.has_work() || ticket != 0));
     }
     if (open_) apply();
-    if (plan) open_ = std::move(next);
+    if (plan && plan->kind == StepKind::kRun) open_ = std::move(next);
     const SchedulerStats stats = scheduler_.stats();
     REQUIRE(stats.running + stats.waiting == static_cast<int64_t>(live_.size()));
     REQUIRE(stats.pages_used <= stats.pages_total);
@@ -219,6 +235,74 @@ TEST_CASE("random workloads end as a run alone, with nothing leaked") {
   REQUIRE(prefix_hits > 1000);
   REQUIRE(plans_ahead > 1000);
   REQUIRE(dead_samples > 100);
+}
+
+TEST_CASE("with tiers below the pages the tokens are the same") {
+  TierStats sum;
+  int64_t preemptions = 0, files = 0;
+  for (uint64_t seed = 1; seed <= 150; ++seed) {
+    std::mt19937_64 random(seed * 91);
+    const auto pick = [&](int32_t low, int32_t high) {
+      return std::uniform_int_distribution<int32_t>(low, high)(random);
+    };
+    Workload w;
+    w.seed = seed;
+    w.requests = 80;
+    w.ahead = std::vector{0, 10, 5}[seed % 3];
+    w.loads_delay = pick(0, 6);
+    w.config.max_num_seqs = pick(1, 12);
+    w.config.max_num_batched_tokens = pick(1, 64);
+    w.config.max_model_len = pick(8, 120);
+    w.config.page_size = pick(1, 8);
+    w.config.num_pages = pick(8, 60);
+    w.config.num_pools = pick(1, 3);
+    w.config.enable_prefix_caching = pick(0, 3) != 0;
+    w.config.eos_token_ids = {3, 11};
+    TierConfig& tiers = w.config.tiers;
+    tiers.host_pages = pick(1, 60);
+    tiers.disk_pages = page_keys_supported() ? pick(0, 2) * pick(1, 80) : 0;
+    tiers.copies_per_step = pick(1, 12);
+    tiers.preemption = static_cast<PreemptionMode>(pick(0, 2));
+    tiers.token_seconds = 1e-5 * pick(1, 40);
+    INFO("seed " << seed);
+    // A second life of the server, which finds the files of the first; some of them are gone.
+    Run first(w);
+    first.run();
+    const auto kept = first.model().files;
+    tiers.on_disk.resize(static_cast<size_t>(w.config.num_pools));
+    for (auto file = kept->begin(); file != kept->end();) {
+      tiers.on_disk[static_cast<size_t>(file->first.first)].push_back(file->first.second);
+      file = pick(0, 9) == 0 ? kept->erase(file) : std::next(file);
+    }
+    Run second(w);
+    second.model().files = kept;
+    second.run();
+    for (const Run* run : {&first, &second}) {
+      preemptions += run->preemptions;
+      sum.swapped_out += run->tiers.swapped_out;
+      sum.swapped_in += run->tiers.swapped_in;
+      sum.spilled += run->tiers.spilled;
+      sum.restored += run->tiers.restored;
+      sum.saved += run->tiers.saved;
+      sum.loaded += run->tiers.loaded;
+      if (tiers.preemption == PreemptionMode::kRecompute) REQUIRE(run->tiers.swapped_out == 0);
+      REQUIRE((tiers.disk_pages > 0 || run->tiers.saved + run->tiers.loaded == 0));
+    }
+    for (const auto& pool : tiers.on_disk) {
+      files += static_cast<int64_t>(pool.size());
+      REQUIRE(static_cast<int64_t>(pool.size()) <= tiers.disk_pages);
+    }
+  }
+  // The workloads must reach what they are for.
+  REQUIRE(preemptions > 100);
+  REQUIRE(sum.swapped_out > 100);
+  REQUIRE(sum.swapped_in > 100);
+  if (!page_keys_supported()) return;
+  REQUIRE(sum.spilled > 1000);
+  REQUIRE(sum.restored > 1000);
+  REQUIRE(sum.saved > 1000);
+  REQUIRE(sum.loaded > 300);
+  REQUIRE(files > 300);
 }
 
 TEST_CASE("thousands of requests over a pool that holds a few") {

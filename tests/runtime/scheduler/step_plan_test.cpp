@@ -14,6 +14,11 @@ StepPlan example() {
   plan.number = 0x1122334455667788;
   plan.exchange = ExpertExchange::kAllToAll;
   plan.ahead = true;
+  plan.ask = 77;
+  plan.copies = {{0, 5, 6, true}, {3, 1 << 30, 0, false}};
+  plan.files.push_back({.kind = PageFile::Kind::kLoad, .dp_rank = 1, .slot = 9, .ticket = 77});
+  plan.files.back().key.fill(0xAB);
+  plan.files.push_back({.kind = PageFile::Kind::kDrop});
   plan.slices.push_back({.request = 7, .first_position = 40, .tokens = {5}, .pages = {1, 2, 9},
                          .absorbed = true, .sample = true, .from_sample = 3});
   plan.slices.push_back({.request = ~RequestId{0}, .dp_rank = 3, .first_position = 0,
@@ -26,6 +31,24 @@ void require_equal(const StepPlan& a, const StepPlan& b) {
   REQUIRE(a.kind == b.kind);
   REQUIRE(a.exchange == b.exchange);
   REQUIRE(a.ahead == b.ahead);
+  REQUIRE(a.ask == b.ask);
+  REQUIRE(a.copies.size() == b.copies.size());
+  for (size_t i = 0; i < a.copies.size(); ++i) {
+    const PageCopy &x = a.copies[i], &y = b.copies[i];
+    REQUIRE(x.dp_rank == y.dp_rank);
+    REQUIRE(x.page == y.page);
+    REQUIRE(x.slot == y.slot);
+    REQUIRE(x.to_host == y.to_host);
+  }
+  REQUIRE(a.files.size() == b.files.size());
+  for (size_t i = 0; i < a.files.size(); ++i) {
+    const PageFile &x = a.files[i], &y = b.files[i];
+    REQUIRE(x.kind == y.kind);
+    REQUIRE(x.dp_rank == y.dp_rank);
+    REQUIRE(x.slot == y.slot);
+    REQUIRE(x.ticket == y.ticket);
+    REQUIRE(x.key == y.key);
+  }
   REQUIRE(a.slices.size() == b.slices.size());
   for (size_t i = 0; i < a.slices.size(); ++i) {
     const SequenceSlice &x = a.slices[i], &y = b.slices[i];
@@ -59,8 +82,9 @@ TEST_CASE("a plan cut at any byte, or with bytes after it, is refused") {
 
 TEST_CASE("counts beyond the bytes are refused before memory is taken") {
   const std::vector<std::byte> bytes = example().serialize();
-  // Offsets of num_slices, and of the first slice's num_tokens and num_pages.
-  for (size_t offset : {15u, 19u + 21u, 19u + 25u}) {
+  // Offsets of the numbers of copies, files and slices, and of the first slice's tokens and pages.
+  constexpr size_t kCopies = 15 + 8, kFiles = kCopies + 4 + 2 * 13, kSlices = kFiles + 4 + 2 * 49;
+  for (size_t offset : {kCopies, kFiles, kSlices, kSlices + 4 + 21, kSlices + 4 + 25}) {
     for (uint32_t count : {0x7FFFFFFFu, 0xFFFFFFFFu, 0x40000001u}) {
       std::vector<std::byte> changed = bytes;
       std::memcpy(changed.data() + offset, &count, sizeof count);
