@@ -116,6 +116,18 @@ void RankRuntime::join_cuda(const BackendOptions& options) {
 
 RankRuntime::~RankRuntime() = default;
 
+Device& RankRuntime::host_device() {
+  if (on_cpu_) return *device_;
+  if (!host_device_) host_device_ = make_cpu_device();
+  return *host_device_;
+}
+
+Ops& RankRuntime::host_ops() {
+  if (on_cpu_) return *ops_;
+  if (!host_ops_) host_ops_ = make_cpu_ops(num_threads_);
+  return *host_ops_;
+}
+
 std::string RankRuntime::description() const {
   if (!on_cpu_) return fmt::format("{}, rank {} of {}", device_->name(), rank(), size());
   return fmt::format("{}: {} thread{}, {}, rank {} of {}", device_->name(), num_threads_,

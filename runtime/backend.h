@@ -40,6 +40,9 @@ class RankRuntime {
   ProcessGroup& group() const { return *group_; }
   Collectives& collectives() const { return *collectives_; }
   Workspace& workspace() const { return *workspace_; }
+  // Memory and verbs of the host: on the CPU the device's own. Made when first asked for.
+  Device& host_device();
+  Ops& host_ops();
   DeviceSampler* sampler() const { return sampler_.get(); }  // null on the CPU
   // Activations are F32 on the CPU, and of the model's type (F32 | BF16) on a GPU.
   ExecContext exec(DType model_dtype) const {
@@ -64,6 +67,8 @@ class RankRuntime {
   std::unique_ptr<Collectives> collectives_;
   std::unique_ptr<Workspace> workspace_;
   std::unique_ptr<DeviceSampler> sampler_;
+  std::unique_ptr<Device> host_device_;
+  std::unique_ptr<Ops> host_ops_;
 };
 
 // Of the machine that this process runs on.

@@ -29,7 +29,7 @@ CheckpointSource::CheckpointSource(const Checkpoint& checkpoint, Device& device,
     : checkpoint_(checkpoint),
       device_(device),
       dtype_(dtype),
-      reader_(device, std::move(progress)) {
+      reader_(std::move(progress)) {
   SHOAL_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "weights as {}", dtype_name(dtype));
 }
 
@@ -47,6 +47,18 @@ Weight CheckpointSource::matrix(const std::string& name, int64_t n, int64_t k, R
   used_.insert(name + ".weight");
   const DType type = stored->form().dtype;
   return load(*stored, rows, cols, held_type(type, dtype_, keep_f32));
+}
+
+WeightForm CheckpointSource::held_form(const std::string& name, int64_t n, int64_t k) {
+  WeightForm form = checkpoint_.matrix(name, n, k)->form();
+  used_.insert(name + ".weight");
+  form.dtype = held_type(form.dtype, dtype_, /*keep_f32=*/false);
+  return form;
+}
+
+void CheckpointSource::read_to(const std::string& name, Device& device, const Weight& out) {
+  const std::unique_ptr<StoredWeight> stored = checkpoint_.matrix(name, out.n(), out.k());
+  reader_.read(*stored, {0, out.n()}, {0, out.k()}, device, out);
 }
 
 Tensor CheckpointSource::vector(const std::string& name, int64_t n, Range range) {
@@ -93,7 +105,7 @@ Weight CheckpointSource::load(const StoredWeight& stored, Range rows, Range cols
     weight.scale = fresh(DType::kF32, block_rows, block_cols, memory);
     if (form.has_min) weight.min = fresh(DType::kF32, block_rows, block_cols, memory);
   }
-  reader_.read(stored, rows, cols, weight);
+  reader_.read(stored, rows, cols, device_, weight);
   return weight;
 }
 

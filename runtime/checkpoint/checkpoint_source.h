@@ -32,6 +32,14 @@ class CheckpointSource : public WeightSource {
   Tensor allocate(const std::string& label, DType dtype,
                   std::initializer_list<int64_t> dims) override;
 
+  // The form in which matrix() would hold `name`, which then counts as asked for.
+  WeightForm held_form(const std::string& name, int64_t n, int64_t k);
+  // Reads the whole matrix to `out`, memory of `device` (the host's, too) that the caller owns. May be
+  // called again, also after loading: `progress` is then no longer called.
+  // REQUIRES: out is of held_form().
+  void read_to(const std::string& name, Device& device, const Weight& out);
+  void end_progress() { reader_.end_progress(); }
+
   // Of tensors, in the checkpoint's files.
   uint64_t bytes_read() const { return reader_.bytes_read(); }
   // Of all tensors handed out, without what alignment costs.

@@ -112,19 +112,20 @@ void read_to_host(const StoredWeight& weight, DType dtype, Range rows, Range col
 
 }  // namespace
 
-void SliceReader::read(const StoredWeight& weight, Range rows, Range cols, const Weight& out) {
+void SliceReader::read(const StoredWeight& weight, Range rows, Range cols, Device& device,
+                       const Weight& out) {
   if (rows.size() == 0 || cols.size() == 0) return;
   const DType dtype = out.data.dtype;
   HostScales scales(weight.form(), rows, cols);
   const size_t row_bytes = WeightForm{.dtype = dtype}.row_bytes(cols.size());
-  device_.upload(out.data.data, rows.size() * row_bytes, row_bytes,
-                 [&](std::byte* memory, size_t offset, size_t count) {
+  device.upload(out.data.data, rows.size() * row_bytes, row_bytes,
+                [&](std::byte* memory, size_t offset, size_t count) {
                    const auto first = rows.begin + static_cast<int64_t>(offset / row_bytes);
                    const auto some = static_cast<int64_t>(count / row_bytes);
                    read_to_host(weight, dtype, {first, first + some}, cols, memory, scales);
                  });
   const auto upload = [&](const Tensor& to, const std::vector<float>& from) {
-    if (!from.empty()) device_.copy_to_device(to.data, from.data(), from.size() * sizeof(float));
+    if (!from.empty()) device.copy_to_device(to.data, from.data(), from.size() * sizeof(float));
   };
   upload(out.scale, scales.scale);
   upload(out.min, scales.min);

@@ -13,17 +13,17 @@ namespace shoal {
 class SliceReader {
  public:
   // `progress` (may be empty) gets the bytes read so far, on the calling thread.
-  SliceReader(Device& device, std::function<void(uint64_t)> progress)
-      : device_(device), progress_(std::move(progress)) {}
+  explicit SliceReader(std::function<void(uint64_t)> progress) : progress_(std::move(progress)) {}
 
-  // Writes rows x cols of `weight` to the memory of `out`, whose type is the weight's own, or F32 read
+  // Writes rows x cols of `weight` to the memory of `out`, `device`'s, whose type is the weight's own, or F32 read
   // as BF16 or F16 | BF16 read as F32. Throws what StoredWeight::read() does.
-  void read(const StoredWeight& weight, Range rows, Range cols, const Weight& out);
+  void read(const StoredWeight& weight, Range rows, Range cols, Device& device, const Weight& out);
+  // From here on nobody is told.
+  void end_progress() { progress_ = {}; }
 
   uint64_t bytes_read() const { return bytes_read_; }
 
  private:
-  Device& device_;
   std::function<void(uint64_t)> progress_;
   uint64_t bytes_read_ = 0;
 };

@@ -274,6 +274,7 @@ void Engine::publish_stats(const StepPlan* plan, size_t num_sampled, double seco
   stats_.scheduler = scheduler;
   if (plan == nullptr) return;
   stats_.steps = plan->number;
+  stats_.offload = runner_.offload_stats();
   stats_.prompt_tokens += prompt_tokens;
   stats_.generated_tokens += static_cast<int64_t>(num_sampled);
   stats_.last_step_seconds = seconds;

@@ -44,6 +44,7 @@ struct EngineStats {
   uint64_t steps = 0;
   // Since start. Prompt tokens that were run: cached ones are not counted, recomputed ones are.
   int64_t prompt_tokens = 0, generated_tokens = 0;
+  OffloadStats offload;  // of rank 0
   double last_step_seconds = 0;  // from the end of the step before, or its own begin if that is later
 };
 

@@ -54,6 +54,23 @@ PlanBudget plan_budget(const LoadOptions& o, RankRuntime& rank) {
           .driver = taken - own};
 }
 
+// Of host memory for experts, on this node.
+uint64_t host_budget(const LoadOptions& o, RankRuntime& rank, const PlanBudget& device) {
+  const auto [available, total] = rank.host_device().memory_info();
+  if (!o.host_memory.empty()) {
+    const uint64_t bytes = parse_size("--host-memory", o.host_memory);
+    if (bytes > total) {
+      throw_invalid("--host-memory {}: this machine has {}", o.host_memory, gib_text(total));
+    }
+    return bytes;
+  }
+  // The rest is for other processes, and for the page cache that files are read through.
+  constexpr double kShare = 0.9;
+  const auto free = static_cast<uint64_t>(kShare * static_cast<double>(available));
+  const uint64_t taken = rank.on_cpu() ? device.bytes * rank.size() : 0;
+  return free > taken ? free - taken : 1;
+}
+
 // What the first rank that has a complaint says, on all ranks; empty: none has.
 std::string first_complaint(ProcessGroup& group, const std::string& mine) {
   std::vector<std::byte> message;
@@ -70,7 +87,7 @@ std::string refusal(const LoadOptions& o, Planner& planner, const MemoryPlan& pl
                                                       .gpus = plan.options.ranks,
                                                       .utilization = o.gpu_memory_utilization,
                                                       .may_quantise = o.quantization == "none",
-                                                      .may_offload = false});
+                                                      .may_offload = o.expert_offload == "off"});
   std::string text = fmt::format("{} does not fit: {}", o.model_dir, plan.obstacle);
   if (advice.empty()) return text + "; no single change makes it fit (shoal plan)";
   text += "; what does: ";
@@ -87,7 +104,18 @@ void plan_memory(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) 
   device.on_gpu = !rank.on_cpu();
   if (device.on_gpu) device.gpu = rank.gpu_traits();
   Planner planner(m.config, forms_of_checkpoint(m.checkpoint, m.dtype), device);
-  m.plan = planner.plan_rank(plan_options(options, m), plan_budget(options, rank), rank.rank());
+  PlanOptions planned = plan_options(options, m);
+  PlanBudget budget = plan_budget(options, rank);
+  budget.host = host_budget(options, rank, budget);
+  m.plan = planner.plan_rank(planned, budget, rank.rank());
+  if (options.expert_offload != "off" && m.config.n_routed_experts > 0) {
+    planned.offload_mode = parse_offload_mode(options.expert_offload);
+    // All ranks or none: steps of one are recorded and run ahead of only if the others' are.
+    if (rank.group().min(m.plan.fits ? 1 : 0) == 0) {
+      planned.experts = ExpertHome::kDisk;
+      m.plan = planner.plan_rank(planned, budget, rank.rank());
+    }
+  }
   const int64_t page = options.page_size, pages = rank.group().min(m.plan.num_pages);
   const bool asked = options.kv_cache_tokens > 0 || options.kv_cache_memory_bytes > 0;
   if (asked && pages < 1) throw_invalid("--kv-cache-memory: too small for one page of {} tokens", page);
@@ -103,6 +131,23 @@ void plan_memory(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) 
   if (!complaint.empty()) throw InvalidInput(complaint);
   m.num_pages = static_cast<int32_t>(pages);
   m.max_model_len = m.plan.max_model_len;
+}
+
+OffloadConfig offload_config(const LoadedModel& m, const RankRuntime& rank) {
+  OffloadConfig config;
+  const RankPlan& plan = m.plan.ranks.front();
+  config.mode = m.plan.options.offload_mode;
+  config.counts = plan.experts;
+  for (int64_t i = 0; i < m.config.num_hidden_layers; ++i) config.layers += m.config.is_moe_layer(i);
+  config.slot_bytes = plan.expert_slot;
+  config.hidden = m.config.hidden_size;
+  config.inner = m.config.moe_intermediate_size;
+  config.experts = split_evenly(m.config.n_routed_experts, m.layout.size)[m.layout.rank];
+  // PCIe 4.0 x16, of what most machines have at least. To the CPU itself nothing is faster than its memory.
+  constexpr double kLinkGigabytes = 25;
+  config.link_gigabytes_per_s = rank.on_cpu() ? 0 : kLinkGigabytes;
+  config.cpu_threads = rank.num_threads();
+  return config;
 }
 
 // The pieces that the steps take their memory from, in the sizes planned.
@@ -158,19 +203,26 @@ std::unique_ptr<LoadedModel> load_model(
   ExecContext ctx = rank.exec(m->dtype);
   {
     const MemoryScope scope(rank.device(), MemoryUse::kWeights);
-    m->model = make_model(m->config, m->layout, {m->dtype, m->max_model_len, options.load_mtp},
-                          *m->source, ctx);
+    if (m->plan.options.experts != ExpertHome::kDevice) {
+      m->experts = std::make_unique<ExpertStore>(offload_config(*m, rank), *m->source, rank.device(),
+                                                 rank.host_device(), rank.host_ops());
+    }
+    m->model = make_model(m->config, m->layout,
+                          {m->dtype, m->max_model_len, options.load_mtp, m->experts.get()}, *m->source, ctx);
   }
   check_all_used(*m->source, m->config);
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,
                                             options.page_size, m->num_pages);
+  m->runner->set_offload(m->experts.get());
   if (options.warm_up && options.max_num_batched_tokens > 0 && !rank.on_cpu()) {
     m->runner->warm_up(options.max_num_batched_tokens, options.max_num_seqs, m->max_model_len);
   }
-  if (!options.enforce_eager) record_graphs(options, rank, *m);
+  if (!options.enforce_eager && !m->experts) record_graphs(options, rank, *m);
+  if (m->experts) m->experts->restart();
   rank.device().ledger().expect_no_more(kLateBytes);
   rank.ops().end_warm_up();
   rank.group().barrier();
+  m->source->end_progress();
   if (progress) progress(total, total);
   m->load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return m;
@@ -188,6 +240,13 @@ std::vector<std::string> memory_lines(const MemoryPlan& plan, Device& device) {
   }
   lines.push_back(fmt::format("all of it: {} planned, {} taken, {} is the budget", gib_text(rank.planned()),
                               gib_text(ledger.peak_total()), gib_text(plan.budget.bytes)));
+  if (plan.options.experts != ExpertHome::kDevice) {
+    lines.push_back(fmt::format(
+        "routed experts: {} on the device, {} in host memory ({}), {} on disk ({}); steps are not recorded as "
+        "graphs, nor run ahead of",
+        rank.experts.device, rank.experts.host, gib_text(rank.experts_on_host), rank.experts.disk,
+        gib_text(rank.experts_on_disk)));
+  }
   return lines;
 }
 

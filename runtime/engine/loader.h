@@ -15,6 +15,7 @@
 #include "runtime/memory/memory_plan.h"
 #include "runtime/model/model.h"
 #include "runtime/model/model_config.h"
+#include "runtime/offload/expert_store.h"
 
 namespace shoal {
 
@@ -33,6 +34,8 @@ struct LoadOptions {
                                        // at most; on a GPU what gpu_memory_utilization leaves
   double gpu_memory_utilization = 0.9; // of the GPU's memory, for weights, KV cache and workspace
   std::string gpu_memory_limit;        // --gpu-memory-limit: bytes of this rank for all of it; "": none
+  std::string expert_offload = "off";  // off | auto | cpu | stream: experts that the device cannot hold
+  std::string host_memory;             // --host-memory: of a node, for those; "": what is free
   bool enforce_eager = false;          // no CUDA graphs
   int64_t overlap_min_tokens = kOverlapMinTokens;  // per rank: see ParallelLayout
   int64_t max_num_batched_tokens = 0;  // the largest step that is planned and that a GPU is warmed up with;
@@ -53,6 +56,7 @@ struct LoadedModel {
   MemoryPlan plan;  // of this rank
   std::shared_ptr<Checkpoint> checkpoint;
   std::unique_ptr<CheckpointSource> source;
+  std::unique_ptr<ExpertStore> experts;  // null: all of them are on the device, with the other weights
   std::unique_ptr<Model> model;
   std::unique_ptr<ModelRunner> runner;
 };

@@ -6,6 +6,7 @@
 
 #include "runtime/model/gqa_attention.h"
 #include "runtime/model/mtp.h"
+#include "runtime/offload/expert_store.h"
 #include "runtime/sampling/device_row.h"
 
 namespace shoal {
@@ -122,8 +123,13 @@ StepLogits ModelRunner::queue(const StepPlan& plan) {
   ctx.ops.begin_step();
   hidden_ = model_.forward(ctx, batch, kv_cache_.views());
   ctx.ops.end_step();
-  StepLogits logits;
-  return with_all_rows(model_.logits(ctx, batch, hidden_));
+  const StepLogits logits = with_all_rows(model_.logits(ctx, batch, hidden_));
+  if (offload_ != nullptr) offload_->end_step();
+  return logits;
+}
+
+OffloadStats ModelRunner::offload_stats() const {
+  return offload_ != nullptr ? offload_->stats() : OffloadStats{};
 }
 
 std::span<const float> ModelRunner::run(const StepPlan& plan) { return to_host(queue(plan)); }
@@ -148,6 +154,7 @@ bool ModelRunner::can_run_ahead(const StepPlan& plan, int32_t most_logprobs) con
   const bool host_exchange =
       plan.exchange == ExpertExchange::kAllToAll && model_.config().n_routed_experts > 0;
   return can_sample_on_device(most_logprobs) && model_.mtp() == nullptr && !host_exchange &&
+         offload_ == nullptr &&
          plan.num_samples() <= samples().num_elements() &&
          std::none_of(plan.slices.begin(), plan.slices.end(),
                       [](const SequenceSlice& s) { return s.all_logits; });

@@ -40,7 +40,11 @@ class ModelRunner : public StepRunner {
   // Logits come by the slices' dp_rank first, which is the plan's order.
   std::span<const float> run(const StepPlan& plan) override;
 
-  // False on the CPU, before warm_up(), with the multi-token-prediction layer, and where the host has
+  // Where routed experts live that the device does not hold: told of each step's end. Must outlive the runner.
+  void set_offload(ExpertStore* store) { offload_ = store; }
+  OffloadStats offload_stats() const override;
+
+  // False on the CPU, with experts off the device, before warm_up(), with the multi-token-prediction layer, and where the host has
   // to see what the step computes: to sample more logprobs than the device can, to exchange experts
   // all to all.
   bool can_run_ahead(const StepPlan& plan, int32_t most_logprobs) const override;
@@ -80,6 +84,7 @@ class ModelRunner : public StepRunner {
   int32_t num_pages_;
   PagedKvCache kv_cache_;
   std::unique_ptr<DecodeGraphs> graphs_;
+  ExpertStore* offload_ = nullptr;
   Tensor hidden_;  // of the last run(), [T, hidden], in the workspace
   std::vector<float> host_logits_;
 

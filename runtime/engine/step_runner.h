@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/offload/offload_stats.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/scheduler/step_plan.h"
 
@@ -46,6 +47,9 @@ class StepRunner {
   virtual std::vector<SampleResult> collect();
   // The other ranks: waits for all that was begun, and throws what it failed with.
   virtual void wait() {}
+
+  // What experts that are not on this rank's device have cost so far.
+  virtual OffloadStats offload_stats() const { return {}; }
 
   // Does, or queues, a plan's work on pages (copies, files): before its begin(), or alone
   // (StepKind::kPages). This default can do none.

@@ -79,7 +79,7 @@ uint64_t parse_memory_limit(const std::string& text, uint64_t device_bytes, cons
 uint64_t RankPlan::of(MemoryUse use) const {
   switch (use) {
     case MemoryUse::kWeights:
-      return weights.total() + rope_table - experts_on_host - experts_on_disk;
+      return weights.total() + rope_table + expert_overhead - experts_on_host - experts_on_disk;
     case MemoryUse::kKvCache: return kv_cache;
     case MemoryUse::kWorkspace: return step.workspace + step.aside;
     case MemoryUse::kScratch: return scratch;
@@ -191,6 +191,10 @@ const StepMemory& Planner::step_memory(const PlanOptions& o, int rank, int64_t m
                                            .mtp = o.with_mtp}});
 }
 
+bool Planner::experts_apart(const PlanOptions& options) const {
+  return options.experts != ExpertHome::kDevice && config_.n_routed_experts > 0;
+}
+
 bool Planner::too_heavy(const PlanOptions& options, const PlanBudget& budget) {
   const ModelWeights::Held held = weights(options.quantization, options.dtype)
                                       .held({options.ranks - 1, options.ranks, options.dp_attention});
@@ -204,29 +208,44 @@ RankPlan Planner::rank_needs(const PlanOptions& options, int rank, int64_t max_m
   plan.rank = rank;
   const int64_t rope = config_.is_mla() ? config_.qk_rope_head_dim : config_.head_dim;
   plan.rope_table = static_cast<uint64_t>(max_model_len * rope) * sizeof(float);
+  const bool apart = experts_apart(options);
   if (options.with_mtp) {
     plan.weights = ModelWeights(config_, forms(options.quantization, options.dtype), options.dtype, true)
-                       .held(layout, plan.rope_table);
+                       .held(layout, plan.rope_table, apart);
   } else {
-    plan.weights = weights(options.quantization, options.dtype).held(layout, plan.rope_table);
+    plan.weights = weights(options.quantization, options.dtype).held(layout, plan.rope_table, apart);
   }
   plan.step = step_memory(options, rank, max_model_len);
+  if (apart) {
+    // Numbers of rows, of experts on the device and elsewhere, instead of sort_by_expert's: at most two more
+    // for each expert, and what aligning costs.
+    const auto experts = static_cast<uint64_t>(
+        split_evenly(config_.n_routed_experts, options.ranks)[rank].size());
+    plan.step.workspace += (2 * experts * sizeof(int32_t) + 255) / 256 * 256 + 256;
+  }
   plan.communication = plan.step.communication;
   if (!device_.on_gpu) return plan;
   plan.scratch = plan.step.scratch + gpu_scratch(config_, layout, device_.gpu);
   plan.sampler = 2 * kMiB;
   plan.communication = gpu_communication(options.ranks);
-  if (options.graphs && !options.with_mtp) plan.graphs = plan.step.graph_inputs;
+  if (options.graphs && !options.with_mtp && !apart) plan.graphs = plan.step.graph_inputs;
   return plan;
 }
 
 uint64_t Planner::graph_bytes(const PlanOptions& options) const {
-  if (!device_.on_gpu || !options.graphs) return 0;
+  if (!device_.on_gpu || !options.graphs || experts_apart(options)) return 0;
   return static_cast<uint64_t>(graph_count(options.max_num_seqs) * config_.num_hidden_layers) *
          kGraphBytesPerLayer;
 }
 
 MemoryPlan Planner::plan(const PlanOptions& options, const PlanBudget& budget) {
+  PlanOptions on_device = options;
+  on_device.experts = ExpertHome::kDevice;
+  const bool may_offload = experts_apart(options);
+  if (!may_offload || !too_heavy(on_device, budget)) {
+    MemoryPlan plan = plan_ranks(on_device, budget, 0, options.ranks - 1);
+    if (plan.fits || !may_offload) return plan;
+  }
   return plan_ranks(options, budget, 0, options.ranks - 1);
 }
 
@@ -252,12 +271,13 @@ MemoryPlan Planner::plan_ranks(const PlanOptions& options, const PlanBudget& bud
     mine.rank = rank;
     if (like_last && rank + 1 < options.ranks) {
       mine.weights = weights(options.quantization, options.dtype)
-                         .held({rank, options.ranks, options.dp_attention}, mine.rope_table);
+                         .held({rank, options.ranks, options.dp_attention}, mine.rope_table,
+                               experts_apart(options));
     }
     mine.driver = budget.driver + graph_bytes(options);
     plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, kv_bytes_per_token(options, rank));
   }
-  if (options.experts != ExpertHome::kDevice && config_.n_routed_experts > 0) place_experts(plan);
+  if (experts_apart(options)) place_experts(plan);
 
   int64_t pages = std::numeric_limits<int64_t>::max();
   for (const RankPlan& rank : plan.ranks) {
@@ -284,8 +304,11 @@ void Planner::settle(MemoryPlan& plan, int64_t num_pages) {
     const RankPlan before = rank;
     rank = rank_needs(plan.options, rank.rank, plan.max_model_len);
     rank.driver = before.driver;
+    rank.experts = before.experts;
     rank.experts_on_host = before.experts_on_host;
     rank.experts_on_disk = before.experts_on_disk;
+    rank.expert_slot = before.expert_slot;
+    rank.expert_overhead = before.expert_overhead;
   }
   judge(plan);
 }
@@ -307,34 +330,78 @@ void Planner::judge(MemoryPlan& plan) {
       gib_text(cache), pages * o.page_size, gib_text(plan.budget.bytes));
 }
 
-// Attention, shared experts and the KV cache come first; routed experts get what is left.
-void Planner::place_experts(MemoryPlan& plan) {
+std::vector<ExpertImage> Planner::expert_images(const std::string& quantization, DType dtype) const {
+  const FormOf form_of = forms(quantization, dtype);
+  const int64_t hidden = config_.hidden_size, inner = config_.moe_intermediate_size;
+  std::vector<ExpertImage> images;
+  for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
+    if (!config_.is_moe_layer(layer)) continue;
+    std::array<WeightForm, ExpertImage::kParts> parts;
+    for (int part = 0; part < ExpertImage::kParts; ++part) {
+      const bool down = part == ExpertImage::kDown;
+      parts[part] = form_of({.name = fmt::format("model.layers.{}.mlp.experts.0.{}.weight", layer,
+                                                 ExpertImage::kNames[part]),
+                             .kind = TensorKind::kRoutedExperts,
+                             .n = down ? hidden : inner,
+                             .k = down ? inner : hidden,
+                             .cut = Cut::kExpert});
+    }
+    images.emplace_back(parts, hidden, inner);
+  }
+  return images;
+}
+
+// Attention, shared experts and the KV cache come first; routed experts get what is left, then host memory,
+// then the disk.
+void Planner::place_experts(MemoryPlan& plan) const {
   const PlanOptions& o = plan.options;
-  uint64_t on_host = 0;
+  const std::vector<ExpertImage> images = expert_images(o.quantization, o.dtype);
+  const auto layers = static_cast<int64_t>(images.size());
+  uint64_t slot = 0;
+  for (const ExpertImage& image : images) slot = std::max(slot, image.bytes());
+  // How many of the experts from `first` on, in the order in which they are dealt out, `room` holds. spare:
+  // each layer has a place more, by which homes are changed.
+  const auto count_in = [&](uint64_t room, int64_t first, int64_t total, bool spare) {
+    int64_t count = 0;
+    for (uint64_t taken = 0; first + count < total; ++count) {
+      const ExpertImage& image = images[(first + count) % layers];
+      taken += image.bytes() * (spare && count < layers ? 2 : 1);
+      if (taken > room) break;
+    }
+    return count;
+  };
   for (RankPlan& rank : plan.ranks) {
     const uint64_t experts = rank.weights.of(TensorKind::kRoutedExperts);
-    const uint64_t others = rank.total() - experts;
+    const uint64_t others = rank.total() - experts + 2 * slot;
     const uint64_t room = plan.budget.bytes > others ? plan.budget.bytes - others : 0;
-    // The cache gets a sequence of the required length at least, one of it for every sequence if half of
-    // what is left allows that, and no more: an expert on the device speeds up every token.
-    const int64_t length = round_up(required_len(o), o.page_size) / o.page_size;
-    const uint64_t one = kv_cache_bytes(o, rank.rank, length);
-    const uint64_t all = kv_cache_bytes(o, rank.rank, length * o.max_num_seqs);
+    // The cache gets a sequence of the required length at least, and half of what is left at most.
+    const uint64_t one = kv_cache_bytes(o, rank.rank, round_up(required_len(o), o.page_size) / o.page_size);
+    const uint64_t most = kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, room));
     const uint64_t cache = o.kv_cache_memory_bytes > 0 ? static_cast<uint64_t>(o.kv_cache_memory_bytes)
-                           : o.kv_cache_tokens > 0
-                               ? kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, 0))
-                               : std::max(one, std::min(all, room / 2));
-    const uint64_t on_device = std::min(experts, room > cache ? room - cache : 0);
-    rank.experts_on_host = experts - on_device;
-    on_host += rank.experts_on_host;
-  }
-  if (o.experts != ExpertHome::kDisk || plan.budget.host == 0 || on_host <= plan.budget.host) return;
-  const double share = 1.0 - static_cast<double>(plan.budget.host) / static_cast<double>(on_host);
-  for (RankPlan& rank : plan.ranks) {
-    rank.experts_on_disk = std::min(
-        rank.experts_on_host,
-        static_cast<uint64_t>(share * static_cast<double>(rank.experts_on_host)) + kMiB);  // rounded up
-    rank.experts_on_host -= rank.experts_on_disk;
+                           : o.kv_cache_tokens > 0     ? most
+                                                       : std::max(one, std::min(most, room / 2));
+    const int64_t own = split_evenly(config_.n_routed_experts, o.ranks)[rank.rank].size();
+    const int64_t total = own * layers;
+    ExpertCounts& counts = rank.experts;
+    counts.device = count_in(room > cache ? room - cache : 0, 0, total, false);
+    counts.host = total - counts.device;
+    if (o.experts == ExpertHome::kDisk && plan.budget.host > 0) {
+      const uint64_t host = plan.budget.host / static_cast<uint64_t>(o.ranks);
+      if (count_in(host, counts.device, total, true) < counts.host) {  // two more for what is read from files
+        counts.host = count_in(host > 2 * slot ? host - 2 * slot : 0, counts.device, total, true);
+      }
+    }
+    counts.disk = total - counts.device - counts.host;
+    rank.expert_slot = slot;
+    rank.expert_overhead = counts.device < total ? 2 * slot : 0;
+    rank.experts_on_host = rank.experts_on_disk = 0;
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      const ExpertCounts here = counts_of_layer(counts, layer, layers);
+      const ExpertImage& image = images[layer];
+      rank.experts_on_host += here.host * image.weight_bytes();
+      rank.experts_on_disk += here.disk * image.weight_bytes();
+      rank.expert_overhead += here.device * (image.bytes() - image.weight_bytes());
+    }
   }
 }
 

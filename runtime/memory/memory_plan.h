@@ -14,11 +14,10 @@
 #include "runtime/memory/device_table.h"
 #include "runtime/memory/dry_run.h"
 #include "runtime/memory/weight_bytes.h"
+#include "runtime/offload/expert_image.h"
+#include "runtime/offload/expert_placement.h"
 
 namespace shoal {
-
-// Where routed experts live that the device's budget does not hold.
-enum class ExpertHome { kDevice, kHost, kDisk };
 
 // What a flag may change.
 struct PlanOptions {
@@ -34,7 +33,10 @@ struct PlanOptions {
   int64_t overlap_min_tokens = kOverlapMinTokens;  // see ParallelLayout
   int64_t kv_cache_tokens = 0;        // per rank; 0: from the two below
   int64_t kv_cache_memory_bytes = 0;  // per rank; 0: what the budget leaves
+  // Where routed experts may live that the device's budget does not hold: nowhere (kDevice), in host memory,
+  // or, what PlanBudget::host does not hold, on disk as well.
   ExpertHome experts = ExpertHome::kDevice;
+  OffloadMode offload_mode = OffloadMode::kAuto;
   bool with_mtp = false;
   bool all_logits = false;
   bool graphs = true;
@@ -60,8 +62,12 @@ struct RankPlan {
   uint64_t graphs = 0;       // inputs; what the driver keeps of a graph is in `driver`
   uint64_t driver = 0;
   uint64_t kv_cache = 0;
-  // Of weights.of(kRoutedExperts): not on the device.
+  // Where experts may live elsewhere: how many live where, and of weights.of(kRoutedExperts) the bytes that
+  // are not on the device.
+  ExpertCounts experts;
   uint64_t experts_on_host = 0, experts_on_disk = 0;
+  uint64_t expert_slot = 0;      // bytes of the largest expert
+  uint64_t expert_overhead = 0;  // slots that experts are streamed to, and alignment of those on the device
 
   uint64_t of(MemoryUse use) const;  // what the ledger should say
   uint64_t planned() const;          // sum of of()
@@ -94,10 +100,12 @@ class Planner {
   // nobody asked for is at least `least_len`, or the model's: a server of ten tokens serves nobody.
   Planner(ModelConfig config, FormOf stored, DeviceSpec device, int64_t least_len = 2048);
 
+  // With experts all on the device if that fits; plan.options.experts says so then.
   // Throws InvalidInput for a layout or limits that no budget can help (more ranks than heads, a
   // --max-model-len beyond the model's).
   MemoryPlan plan(const PlanOptions& options, const PlanBudget& budget);
-  // The plan of one rank only, with the pages that its own budget allows.
+  // The plan of one rank only, with the pages that its own budget allows. Experts are placed as options say:
+  // all ranks have to do the same.
   MemoryPlan plan_rank(const PlanOptions& options, const PlanBudget& budget, int rank);
   // The same plan with the number of pages that all ranks agreed on.
   void settle(MemoryPlan& plan, int64_t num_pages);
@@ -115,6 +123,9 @@ class Planner {
   // The shortest context that counts as fitting.
   int64_t required_len(const PlanOptions& options) const;
 
+  // How an expert of each layer with experts lies in memory, in order.
+  std::vector<ExpertImage> expert_images(const std::string& quantization, DType dtype) const;
+
   const ModelWeights& weights(const std::string& quantization, DType dtype);
   FormOf forms(const std::string& quantization, DType dtype) const;
   const ModelConfig& config() const { return config_; }
@@ -123,8 +134,9 @@ class Planner {
  private:
   MemoryPlan plan_ranks(const PlanOptions& options, const PlanBudget& budget, int first, int last);
   void judge(MemoryPlan& plan);
+  bool experts_apart(const PlanOptions& options) const;  // from the other weights, to live anywhere
   const StepMemory& step_memory(const PlanOptions& options, int rank, int64_t max_model_len);
-  void place_experts(MemoryPlan& plan);
+  void place_experts(MemoryPlan& plan) const;
 
   ModelConfig config_;
   FormOf stored_;

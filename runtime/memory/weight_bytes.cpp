@@ -100,7 +100,8 @@ ModelWeights::ModelWeights(const ModelConfig& config, const FormOf& form_of, DTy
   order_.insert(order_.end(), last.begin(), last.end());
 }
 
-ModelWeights::Held ModelWeights::held(const ParallelLayout& layout, uint64_t rope_table) const {
+ModelWeights::Held ModelWeights::held(const ParallelLayout& layout, uint64_t rope_table,
+                                      bool experts_apart) const {
   // CheckpointSource's memory: tensors up to a quarter of a chunk share chunks, all begin at multiples of a
   // cache line.
   constexpr uint64_t kChunk = uint64_t{1} << 20, kSmall = kChunk / 4, kLine = 64;
@@ -155,6 +156,7 @@ ModelWeights::Held ModelWeights::held(const ParallelLayout& layout, uint64_t rop
     const Sizes& size = sizes[loaded.of_class];
     held.by_kind[static_cast<int>(c.tensor.kind)] += size.all;
     ++held.tensors;
+    if (experts_apart && c.tensor.kind == TensorKind::kRoutedExperts) continue;
     take(size.numbers);
     if (!has_scales(c.form.dtype)) continue;
     const uint64_t scales = size.all - size.numbers;

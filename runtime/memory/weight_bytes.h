@@ -41,8 +41,9 @@ class ModelWeights {
     uint64_t total() const;   // all of the above
   };
   // With a RoPE table of so many bytes, which is not counted but takes its place among the small tensors.
+  // experts_apart: routed experts have memory of their own (runtime/offload), and no part in the rounding.
   // REQUIRES: a layout that fits the model (check_layout).
-  Held held(const ParallelLayout& layout, uint64_t rope_table = 0) const;
+  Held held(const ParallelLayout& layout, uint64_t rope_table = 0, bool experts_apart = false) const;
 
   // Parameters of a kind in the whole model, and bytes that they take uncut.
   struct Whole {

@@ -30,7 +30,9 @@ class LayerLoader {
     layer.post_attention_layernorm =
         source_.vector(name + ".post_attention_layernorm.weight", hidden.end, hidden);
     if (config_.is_moe_layer(index)) {
-      layer.mlp = std::make_unique<MoeFeedForward>(config_, layout_, name + ".mlp", source_);
+      const bool main = index < config_.num_hidden_layers;
+      layer.mlp = std::make_unique<MoeFeedForward>(config_, layout_, name + ".mlp", source_,
+                                                   main ? options_.offload : nullptr);
     } else {
       layer.mlp = std::make_unique<DenseFeedForward>(config_, layout_, name + ".mlp", source_);
     }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "parallel/expert_parallel.h"
+#include "runtime/offload/expert_store.h"
 
 namespace shoal {
 
@@ -101,11 +102,10 @@ std::unique_ptr<FeedForwardPass> DenseFeedForward::begin(ExecContext& ctx, const
 }
 
 MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layout,
-                               const std::string& name, WeightSource& source)
+                               const std::string& name, WeightSource& source, ExpertStore* offload)
     : router_(c.router),
       scattered_(layout.dp_attention),
-      expert_ranges_(split_evenly(c.n_routed_experts, layout.size)),
-      experts_(expert_ranges_[layout.rank]) {
+      expert_ranges_(split_evenly(c.n_routed_experts, layout.size)) {
   gate_.load(source, name + ".gate", c.n_routed_experts, c.hidden_size, /*bias=*/false,
              /*keep_f32=*/true);
   if (router_.kind == RouterKind::kNoauxTcSigmoid) {
@@ -113,12 +113,11 @@ MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layou
                                              c.n_routed_experts, {0, c.n_routed_experts});
   }
   const int64_t inner = c.moe_intermediate_size;
-  for (int64_t e = experts_.begin; e < experts_.end; ++e) {
-    const std::string expert = name + ".experts." + std::to_string(e);
-    const Range hidden{0, c.hidden_size}, all{0, inner};
-    gate_proj_.push_back(source.matrix(expert + ".gate_proj", inner, c.hidden_size, all, hidden));
-    up_proj_.push_back(source.matrix(expert + ".up_proj", inner, c.hidden_size, all, hidden));
-    down_proj_.push_back(source.matrix(expert + ".down_proj", c.hidden_size, inner, hidden, all));
+  if (offload != nullptr) {
+    experts_ = offload->load_layer(name);
+  } else {
+    experts_ = std::make_unique<DeviceExperts>(source, name, c.hidden_size, inner,
+                                               expert_ranges_[layout.rank]);
   }
   if (c.n_shared_experts > 0) {
     const int64_t shared = inner * c.n_shared_experts;
@@ -136,26 +135,6 @@ MoeFeedForward::Routing MoeFeedForward::route(ExecContext& ctx, const Tensor& x)
   return routing;
 }
 
-void MoeFeedForward::local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
-                                   const Tensor& weights, const Tensor& out) const {
-  Workspace& ws = ctx.workspace;
-  const int64_t T = x.dim(0), top_k = expert_ids.dim(1), hidden = x.dim(1);
-  const auto inner = gate_proj_.front().n();
-  Tensor source_row = ws.tensor(DType::kI32, {T * top_k});
-  Tensor slot = ws.tensor(DType::kI32, {T, top_k});
-  Tensor offsets = ws.tensor(DType::kI32, {experts_.size() + 1});
-  const int64_t rows = ctx.ops.sort_by_expert(expert_ids, static_cast<int32_t>(experts_.begin),
-                                              source_row, slot, offsets);
-  Tensor sorted = ws.tensor(x.dtype, {rows, hidden});
-  ctx.ops.gather_rows(x, source_row.slice(0, 0, rows), sorted);
-  Tensor gate = ws.tensor(x.dtype, {rows, inner}), up = ws.tensor(x.dtype, {rows, inner});
-  ctx.ops.grouped_linear(sorted, gate_proj_, offsets, gate);
-  ctx.ops.grouped_linear(sorted, up_proj_, offsets, up);
-  ctx.ops.silu_mul(gate, up, gate);
-  ctx.ops.grouped_linear(gate, down_proj_, offsets, sorted);
-  ctx.ops.combine(sorted, slot, weights, out);
-}
-
 // Routed and shared experts are summed over ranks apart, each in rank order, and then added: so both
 // exchanges give the same bits and a step may choose either.
 class MoeFeedForward::ReplicatedPass : public FeedForwardPass {
@@ -171,7 +150,7 @@ class MoeFeedForward::ReplicatedPass : public FeedForwardPass {
     // The shared experts first: what the norm left beside its output (FP8) is still there.
     if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, tokens_.all(), shared_);
     const Routing routing = layer_.route(ctx, tokens_.all());
-    layer_.local_experts(ctx, tokens_.all(), routing.expert_ids, routing.weights, routed_);
+    layer_.experts_->forward(ctx, tokens_.all(), routing.expert_ids, routing.weights, routed_);
   }
   Tensor combine(ExecContext& ctx) override {
     Tensor sum = tokens_.reduce(ctx, routed_);
@@ -212,8 +191,8 @@ class MoeFeedForward::AllToAllPass : public FeedForwardPass {
   }
   void compute(ExecContext& ctx) override {
     if (exchange_->x().dim(0) > 0) {
-      layer_.local_experts(ctx, exchange_->x(), exchange_->expert_ids(), exchange_->weights(),
-                           exchange_->partial());
+      layer_.experts_->forward(ctx, exchange_->x(), exchange_->expert_ids(), exchange_->weights(),
+                               exchange_->partial());
     }
     if (layer_.shared_experts_) layer_.shared_experts_->partial(ctx, all_, shared_);
   }

@@ -7,6 +7,7 @@
 
 #include "parallel/linear.h"
 #include "runtime/model/model.h"
+#include "runtime/offload/routed_experts.h"
 
 namespace shoal {
 
@@ -63,8 +64,9 @@ class DenseFeedForward : public FeedForward {
 // DeepSeek's mixture: routed experts (whole ones by rank) plus shared experts (cut like an MLP).
 class MoeFeedForward : public FeedForward {
  public:
+  // offload: where the routed experts live; null: on the device.
   MoeFeedForward(const ModelConfig& config, const ParallelLayout& layout, const std::string& name,
-                 WeightSource& source);
+                 WeightSource& source, ExpertStore* offload);
   std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
                                          const ModelBatch& batch) const override;
 
@@ -76,17 +78,13 @@ class MoeFeedForward : public FeedForward {
     Tensor weights;     // [T, top_k] F32
   };
   Routing route(ExecContext& ctx, const Tensor& x) const;
-  // out: the weighted sum of this rank's experts per row; zeros for a row that chose none of them.
-  void local_experts(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids,
-                     const Tensor& weights, const Tensor& out) const;
 
   const RouterSpec router_;
   const bool scattered_;
   const ShardTable expert_ranges_;
-  const Range experts_;
   ReplicatedLinear gate_;            // [n_routed_experts, hidden]
   Tensor e_score_correction_bias_;   // [n_routed_experts], or undefined
-  std::vector<Weight> gate_proj_, up_proj_, down_proj_;  // of the local experts
+  std::unique_ptr<RoutedExperts> experts_;  // of this rank
   std::optional<Mlp> shared_experts_;
 };
 

@@ -66,6 +66,7 @@ struct ModelBatch {
   std::vector<int64_t> logits_per_rank;
 };
 
+class ExpertStore;
 class MtpModule;
 
 class Model {
@@ -86,6 +87,7 @@ struct ModelOptions {
   DType dtype = DType::kBF16;  // F32 or BF16: of derived weights and of weights stored as F32
   int64_t max_model_len = 0;   // rows of the RoPE tables
   bool load_mtp = false;       // the multi-token-prediction layer too, when there is one
+  ExpertStore* offload = nullptr;  // homes of routed experts (not the MTP layer's); null: the device
 };
 
 // Builds the model for config.architecture and loads this rank's weights from `source`. Throws
