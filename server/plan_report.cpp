@@ -163,11 +163,11 @@ class TextReport {
     const int64_t tokens = plan_.kv_tokens();
     std::string contexts, batches;
     for (const int64_t context : kContexts) {
-      if (context > c_.max_position_embeddings || context > tokens) continue;
+      if (context > plan_.max_model_len) continue;
       contexts += fmt::format("{}{} at {}", contexts.empty() ? "" : ", ", tokens / context, context);
     }
     for (const int64_t batch : kBatches) {
-      const int64_t context = std::min(tokens / batch, c_.max_position_embeddings);
+      const int64_t context = std::min(tokens / batch, plan_.max_model_len);
       if (context < 1) continue;
       batches += fmt::format("{}{} for {}", batches.empty() ? "" : ", ", context, batch);
     }
@@ -266,12 +266,13 @@ std::string plan_json(Planner& planner, const PlanReport& report) {
     return json.dump(2, ' ', true, Json::error_handler_t::replace) + "\n";
   }
   for (const int64_t context : kContexts) {
+    if (context > plan.max_model_len) continue;
     json["largest_batch"].push_back({{"context", context}, {"batch", plan.kv_tokens() / context}});
   }
   for (const int64_t batch : kBatches) {
     json["longest_context"].push_back(
         {{"batch", batch},
-         {"context", std::min(plan.kv_tokens() / batch, planner.config().max_position_embeddings)}});
+         {"context", std::min(plan.kv_tokens() / batch, plan.max_model_len)}});
   }
   for (const RateRow& row : rates_of(planner, plan)) {
     json["rates"].push_back({{"kind", row.kind},
