@@ -130,6 +130,22 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
                  "Bytes (24GiB) of a rank for all of it, on a GPU in place of --gpu-memory-utilization; "
                  "also on the CPU")
       ->group(group);
+  app.add_option("--swap-space", o.swap_space,
+                 "Bytes (4GiB) of host memory of a rank for the KV of preempted requests and of prompts; 0: "
+                 "none; auto: 4 GiB on a GPU, on the CPU 1 GiB with --kv-checkpoint-dir and else none")
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--preemption-mode", o.preemption_mode,
+                 "KV of preempted requests: swap, recompute, or auto: what is faster as measured")
+      ->check(CLI::IsMember({"auto", "swap", "recompute"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--kv-checkpoint-dir", o.kv_checkpoint_dir,
+                 "Directory that keeps the KV of prompts over restarts; of one server at a time")
+      ->group(group);
+  app.add_option("--kv-checkpoint-size", o.kv_checkpoint_size, "Bytes that a rank keeps there")
+      ->group(group)
+      ->capture_default_str();
   app.add_option("--gemm-cache", o.gemm_cache,
                  "File of timed cuBLASLt algorithms; written at the first start, used from then on")
       ->group(group);
@@ -226,6 +242,8 @@ void add_perplexity_flags(CLI::App& app, PerplexityOptions& o) {
   app.add_option("--context", o.context, "Tokens of a window; windows are independent")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
+  app.add_option("--score-after", o.score_after,
+                 "Score only what follows this token up to the next eos: the answers of dialogues");
   app.add_flag("--json", o.json, "JSON, for programs");
 }
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "runtime/checkpoint/model_dir.h"
@@ -36,10 +37,36 @@ struct Score {
   double sum = 0;
 };
 
-// One window: every token after the first, on rank 0.
-void score_window(SingleSequence& sequence, std::span<const int32_t> window, int64_t vocab,
-                  Score& score) {
+// Which tokens of a window count, besides the first, which nothing predicts.
+class Filter {
+ public:
+  Filter(const PerplexityOptions& options, const Tokenizer& tokenizer, const ModelConfig& config)
+      : eos_(config.eos_token_ids) {
+    if (options.score_after.empty()) return;
+    begin_ = tokenizer.token_to_id(options.score_after);
+    if (!begin_) throw_invalid("--score-after {}: no token of this model", options.score_after);
+  }
+  std::vector<bool> scored(std::span<const int32_t> window) const {
+    std::vector<bool> scored(window.size(), !begin_);
+    bool inside = false;
+    for (size_t i = 0; begin_ && i < window.size(); ++i) {
+      scored[i] = inside;
+      inside = window[i] == *begin_ ||
+               (inside && std::find(eos_.begin(), eos_.end(), window[i]) == eos_.end());
+    }
+    return scored;
+  }
+
+ private:
+  std::optional<int32_t> begin_;
+  const std::vector<int32_t> eos_;
+};
+
+// One window, on rank 0.
+void score_window(SingleSequence& sequence, std::span<const int32_t> window, const Filter& filter,
+                  int64_t vocab, Score& score) {
   sequence.restart();
+  const std::vector<bool> scored = filter.scored(window);
   const auto inputs = window.first(window.size() - 1);
   for (size_t begin = 0; begin < inputs.size(); begin += kChunk) {
     const auto piece = inputs.subspan(begin, std::min(kChunk, inputs.size() - begin));
@@ -47,6 +74,7 @@ void score_window(SingleSequence& sequence, std::span<const int32_t> window, int
         sequence.run(piece, /*absorbed=*/false, /*all_logits=*/true);
     if (logits.empty()) continue;  // not rank 0
     for (size_t i = 0; i < piece.size(); ++i) {
+      if (!scored[begin + i + 1]) continue;
       score.sum += negative_log_likelihood(logits.subspan(i * vocab, vocab), window[begin + i + 1]);
       ++score.tokens;
     }
@@ -65,6 +93,7 @@ int run_perplexity(const PerplexityOptions& options) {
   const Tokenizer tokenizer = Tokenizer::FromCheckpoint(dir);
   const std::vector<int32_t> tokens = tokenizer.encode(read_small_file(options.text, kMaxTextBytes),
                                                        {.add_special_tokens = false});
+  const std::optional<int32_t> bos = tokenizer.bos_id();
   std::vector<int32_t> prefix = tokenizer.encode("", {.add_special_tokens = true});
   if (prefix.size() != 1) prefix.clear();  // an eos too is no beginning
   if (tokens.size() < 2) {
@@ -92,19 +121,21 @@ int run_perplexity(const PerplexityOptions& options) {
     }
   }
 
+  const Filter filter(options, tokenizer, model->config);
   SingleSequence sequence(*model, parse_exchange(e.expert_exchange));
   Score score;
   const auto start = std::chrono::steady_clock::now();
   {
     std::unique_ptr<ProgressBar> bar;
     if (rank.rank() == 0) bar = std::make_unique<ProgressBar>("Perplexity", "tokens");
-    for (size_t begin = 0; begin + 1 < tokens.size();) {
+    for (size_t begin = 0; begin < tokens.size();) {
       std::vector<int32_t> window = prefix;
       if (!prefix.empty() && tokens[begin] == prefix[0]) window.clear();  // the text has its own
-      const size_t end = std::min(begin + options.context - window.size(), tokens.size());
+      size_t end = std::min(begin + options.context - window.size(), tokens.size());
+      if (bos) end = std::find(tokens.begin() + begin + 1, tokens.begin() + end, *bos) - tokens.begin();
       window.insert(window.end(), tokens.begin() + static_cast<int64_t>(begin),
                     tokens.begin() + static_cast<int64_t>(end));
-      score_window(sequence, window, vocab, score);
+      if (window.size() > 1) score_window(sequence, window, filter, vocab, score);
       begin = end;
       if (bar) bar->update(begin, tokens.size());
     }
@@ -113,6 +144,9 @@ int run_perplexity(const PerplexityOptions& options) {
   if (rank.rank() != 0) return 0;
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (score.tokens == 0) {
+    throw_invalid("--score-after {}: nothing in {} follows it", options.score_after, options.text);
+  }
   const double mean = score.sum / static_cast<double>(score.tokens);
   if (options.json) {
     const nlohmann::ordered_json json = {{"tokens", score.tokens},
