@@ -328,8 +328,9 @@ void add_plan_flags(CLI::App& app, PlanCommandOptions& o) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--expert-offload", o.expert_offload,
-                 "Home of routed experts that the device cannot hold: none, host or disk")
-      ->check(CLI::IsMember({"none", "host", "disk"}))
+                 "Put routed experts that the device cannot hold into host memory, and what that cannot hold on "
+                 "disk: off, auto, cpu or stream")
+      ->check(CLI::IsMember({"off", "auto", "cpu", "stream"}))
       ->capture_default_str();
   app.add_option("--gpu-memory-utilization", o.gpu_memory_utilization,
                  "Share of a GPU's memory for weights, KV cache and workspace together")

@@ -66,13 +66,6 @@ PlannedModel find_model(const PlanCommandOptions& o) {
   return model;
 }
 
-ExpertHome parse_expert_offload(const std::string& value) {
-  if (value == "none") return ExpertHome::kDevice;
-  if (value == "host") return ExpertHome::kHost;
-  if (value == "disk") return ExpertHome::kDisk;
-  throw_invalid("--expert-offload {}: use none, host or disk", value);
-}
-
 PlanOptions plan_options(const PlanCommandOptions& o, const ModelConfig& config, int gpus) {
   PlanOptions plan;
   plan.quantization = o.quantization;
@@ -84,7 +77,10 @@ PlanOptions plan_options(const PlanCommandOptions& o, const ModelConfig& config,
   plan.max_model_len = o.max_model_len;
   plan.max_num_seqs = o.max_num_seqs;
   plan.max_num_batched_tokens = o.max_num_batched_tokens;
-  plan.experts = parse_expert_offload(o.expert_offload);
+  if (o.expert_offload != "off") {
+    plan.offload_mode = parse_offload_mode(o.expert_offload);
+    plan.experts = ExpertHome::kDisk;
+  }
   return plan;
 }
 

@@ -23,7 +23,7 @@ struct PlanCommandOptions {
   int max_num_seqs = 64;                // --max-num-seqs
   int max_num_batched_tokens = 512;     // --max-num-batched-tokens
   int page_size = 16;                   // --block-size
-  std::string expert_offload = "none";  // --expert-offload none|host|disk
+  std::string expert_offload = "off";   // --expert-offload off|auto|cpu|stream
   double gpu_memory_utilization = 0.9;  // --gpu-memory-utilization
   std::string gpu_memory_limit;         // --gpu-memory-limit 24GiB: of a rank
   bool json = false;                    // --json

@@ -157,28 +157,25 @@ class Adviser {
       return;
     }
     PlanOptions o = request_.options;
-    o.experts = ExpertHome::kHost;
-    const auto flags = [&](const std::string& home) {
-      std::vector<std::string> result{"--expert-offload " + home};
-      if (o.quantization != request_.options.quantization) {
-        result.insert(result.begin(), "--quantization " + o.quantization);
-      }
-      return result;
-    };
-    const auto what = [&](const char* where) {
-      return o.quantization == request_.options.quantization
-                 ? fmt::format("routed experts in {}", where)
-                 : fmt::format("weights in {}, routed experts in {}", o.quantization, where);
+    const auto offer_offload = [&](ExpertHome home) {
+      o.experts = home;
+      const bool quantised = o.quantization != request_.options.quantization;
+      std::vector<std::string> flags;
+      if (quantised) flags.push_back("--quantization " + o.quantization);
+      flags.push_back("--expert-offload auto");
+      return offer(fmt::format("{}routed experts in host memory{}",
+                               quantised ? fmt::format("weights in {}, ", o.quantization) : "",
+                               home == ExpertHome::kDisk ? " and on disk" : ""),
+                   std::move(flags), o);
     };
     std::vector<std::string> tries{o.quantization};
     for (const std::string& quantization : schemes()) tries.push_back(quantization);
     for (const std::string& quantization : tries) {
       o.quantization = quantization;
-      if (offer(what("host memory"), flags("host"), o)) return;
+      if (offer_offload(ExpertHome::kHost)) return;
     }
     o.quantization = tries.back();
-    o.experts = ExpertHome::kDisk;
-    offer(what("host memory and on disk"), flags("disk"), o);
+    offer_offload(ExpertHome::kDisk);
   }
 
   void quantised_on_more_gpus() {

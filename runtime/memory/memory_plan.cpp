@@ -242,7 +242,7 @@ MemoryPlan Planner::plan(const PlanOptions& options, const PlanBudget& budget) {
   PlanOptions on_device = options;
   on_device.experts = ExpertHome::kDevice;
   const bool may_offload = experts_apart(options);
-  if (!may_offload || !too_heavy(on_device, budget)) {
+  if (!may_offload || (options.num_device_experts < 0 && !too_heavy(on_device, budget))) {
     MemoryPlan plan = plan_ranks(on_device, budget, 0, options.ranks - 1);
     if (plan.fits || !may_offload) return plan;
   }
@@ -374,9 +374,12 @@ void Planner::place_experts(MemoryPlan& plan) const {
     const uint64_t experts = rank.weights.of(TensorKind::kRoutedExperts);
     const uint64_t others = rank.total() - experts + 2 * slot;
     const uint64_t room = plan.budget.bytes > others ? plan.budget.bytes - others : 0;
-    // The cache gets a sequence of the required length at least, and half of what is left at most.
-    const uint64_t one = kv_cache_bytes(o, rank.rank, round_up(required_len(o), o.page_size) / o.page_size);
-    const uint64_t most = kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, room));
+    // The cache gets a sequence of the required length at least, one of it for every sequence if half of
+    // what is left allows that, and no more: an expert on the device speeds up every token.
+    const int64_t length = round_up(required_len(o), o.page_size) / o.page_size;
+    const uint64_t one = kv_cache_bytes(o, rank.rank, length);
+    const uint64_t most = o.kv_cache_tokens > 0 ? kv_cache_bytes(o, rank.rank, pages_in(o, rank.rank, room))
+                                                : kv_cache_bytes(o, rank.rank, length * o.max_num_seqs);
     const uint64_t cache = o.kv_cache_memory_bytes > 0 ? static_cast<uint64_t>(o.kv_cache_memory_bytes)
                            : o.kv_cache_tokens > 0     ? most
                                                        : std::max(one, std::min(most, room / 2));
@@ -384,6 +387,7 @@ void Planner::place_experts(MemoryPlan& plan) const {
     const int64_t total = own * layers;
     ExpertCounts& counts = rank.experts;
     counts.device = count_in(room > cache ? room - cache : 0, 0, total, false);
+    if (o.num_device_experts >= 0) counts.device = std::min(counts.device, o.num_device_experts * layers);
     counts.host = total - counts.device;
     if (o.experts == ExpertHome::kDisk && plan.budget.host > 0) {
       const uint64_t host = plan.budget.host / static_cast<uint64_t>(o.ranks);

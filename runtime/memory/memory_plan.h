@@ -37,6 +37,7 @@ struct PlanOptions {
   // or, what PlanBudget::host does not hold, on disk as well.
   ExpertHome experts = ExpertHome::kDevice;
   OffloadMode offload_mode = OffloadMode::kAuto;
+  int64_t num_device_experts = -1;  // of a layer and rank on the device at most; -1: as many as fit
   bool with_mtp = false;
   bool all_logits = false;
   bool graphs = true;
@@ -100,7 +101,7 @@ class Planner {
   // nobody asked for is at least `least_len`, or the model's: a server of ten tokens serves nobody.
   Planner(ModelConfig config, FormOf stored, DeviceSpec device, int64_t least_len = 2048);
 
-  // With experts all on the device if that fits; plan.options.experts says so then.
+  // With experts all on the device if that fits and is not forbidden; plan.options.experts says so then.
   // Throws InvalidInput for a layout or limits that no budget can help (more ranks than heads, a
   // --max-model-len beyond the model's).
   MemoryPlan plan(const PlanOptions& options, const PlanBudget& budget);

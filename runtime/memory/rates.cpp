@@ -22,6 +22,17 @@ double touched(const ModelConfig& c, int64_t tokens) {
   return 1 - std::pow(1 - share, static_cast<double>(tokens));
 }
 
+}  // namespace
+
+OffDeviceBytes off_device_bytes(const ModelConfig& config, const RankPlan& rank, int64_t tokens) {
+  if (config.n_routed_experts == 0) return {};
+  const double share = touched(config, tokens);
+  return {share * static_cast<double>(rank.experts_on_host + rank.experts_on_disk),
+          share * static_cast<double>(rank.experts_on_disk)};
+}
+
+namespace {
+
 double matrix_rate(const DeviceSpec& device, const std::string& quantization, const ModelConfig& config) {
   const bool fp8 = quantization == "fp8" || (quantization == "none" &&
                      config.quantization.method == QuantizationMethod::kFp8);
@@ -59,12 +70,20 @@ StepTime step_time(Planner& planner, const MemoryPlan& plan, const RankPlan& ran
   bytes += share * (experts - off_device);
   bytes += own_sequences * step.read_context * static_cast<double>(planner.kv_bytes_per_token(o, rank.rank));
   time.memory_s = bytes / (device.gigabytes_per_s * kGiga);
-  if (rank.experts_on_host > 0) {
-    // The ranks of a node share its memory.
-    time.host_s += share * static_cast<double>(rank.experts_on_host) * N / (host.gigabytes_per_s * kGiga);
-  }
-  if (rank.experts_on_disk > 0) {
-    time.host_s += share * static_cast<double>(rank.experts_on_disk) * N / (host.disk_gigabytes_per_s * kGiga);
+  const OffDeviceBytes off = off_device_bytes(c, rank, step.tokens);
+  if (off.used > 0) {
+    // The ranks of a node share its memory, its cores and its disk; a link is a rank's own.
+    const double rows = T * static_cast<double>(c.router.top_k) * off_device / experts;
+    const double flops = 2 * rows * static_cast<double>(weights.whole(TensorKind::kRoutedExperts).parameters) /
+                         static_cast<double>(c.n_routed_experts);
+    const double read_s = off.used * N / (host.gigabytes_per_s * kGiga);
+    const double cpu_s = std::max(read_s, flops / (host.gigaflops * kGiga));
+    const double link = device.on_gpu ? device.host_gigabytes_per_s : 0;
+    const double stream_s = link > 0 ? std::max(read_s, off.used / (link * kGiga)) : cpu_s;
+    time.host_s = o.offload_mode == OffloadMode::kCpu      ? cpu_s
+                  : o.offload_mode == OffloadMode::kStream ? stream_s
+                                                           : std::min(cpu_s, stream_s);
+    time.host_s += off.from_disk * N / (host.disk_gigabytes_per_s * kGiga);
   }
 
   // FLOPs: two for each parameter that a token meets; attention's two products on top. Ranks share both.

@@ -86,7 +86,7 @@ TEST_CASE("text for people names the verdict, the parts and the change to make")
     CHECK_THAT(fits, Catch::Contains(part));
   }
   const std::string does_not = plan_answer({.model = "R1", .gpus = "1xRTX 4090", .host_memory = "512GiB"}).text;
-  for (const char* part : {"DOES NOT FIT", "smallest change that fits", "--expert-offload host",
+  for (const char* part : {"DOES NOT FIT", "smallest change that fits", "--expert-offload auto",
                            "--model deepseek-ai/DeepSeek-R1-Distill-Qwen-32B --quantization int4"}) {
     CHECK_THAT(does_not, Catch::Contains(part));
   }

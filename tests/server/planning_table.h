@@ -30,10 +30,9 @@ inline std::string planning_cell(const KnownModel& model, std::string_view gpus)
     const PlanAnswer answer = plan_answer(options);
     if (!answer.fits) return std::string();
     const auto json = nlohmann::json::parse(answer.text);
-    // Room for weights off the device is the host's to have.
-    uint64_t host = 0;
-    for (const auto& rank : json["ranks"]) host += rank["experts_on_host_bytes"].get<uint64_t>();
-    if (host > uint64_t{512} << 30) return std::string();
+    uint64_t disk = 0;
+    for (const auto& rank : json["ranks"]) disk += rank["experts_on_disk_bytes"].get<uint64_t>();
+    if (disk > 0) return std::string();
     const auto tokens = json["kv_tokens"].get<int64_t>();
     return fmt::format("{}: {} t/s, {}k", name, rounded(json["rates"][0]["tokens_per_s"].get<double>()),
                        tokens / 1000);
@@ -43,7 +42,7 @@ inline std::string planning_cell(const KnownModel& model, std::string_view gpus)
     const std::string cell = ask(options.quantization == "none" ? "as is" : quantization);
     if (!cell.empty()) return cell;
   }
-  options.expert_offload = "host";
+  options.expert_offload = "auto";
   const bool moe = !model.is_distill();
   const std::string cell = moe ? ask("int4, experts on host") : "";
   return cell.empty() ? "-" : cell;

@@ -125,7 +125,7 @@ TEST_CASE("sequences are halved until the step fits: twice as many do not") {
 
 TEST_CASE("R1 on one consumer GPU: experts in host memory, or a distilled model") {
   Answer answer({"R1", "1xRTX 4090", {}}, uint64_t{512} << 30);
-  const Advice* offload = answer.with("--expert-offload host");
+  const Advice* offload = answer.with("--expert-offload auto");
   REQUIRE(offload != nullptr);
   CHECK(offload->options.quantization == "int4");  // 671 GB would not fit into 512 GiB
   const Advice* distilled = answer.with("--model");
@@ -134,8 +134,10 @@ TEST_CASE("R1 on one consumer GPU: experts in host memory, or a distilled model"
   CHECK(join_flags(distilled->flags) ==
         "--model deepseek-ai/DeepSeek-R1-Distill-Qwen-32B --quantization int4");
   Answer without({"R1", "1xRTX 4090", {}}, uint64_t{64} << 30);
-  CHECK(without.with("--expert-offload host") == nullptr);
-  CHECK(without.with("--expert-offload disk") != nullptr);
+  const Advice* disk = without.with("--expert-offload auto");
+  REQUIRE(disk != nullptr);
+  CHECK(disk->plan.ranks[0].experts_on_disk > 0);
+  CHECK(disk->plan.ranks[0].experts_on_host <= uint64_t{64} << 30);
 }
 
 TEST_CASE("what is nobody's to change is left alone") {
