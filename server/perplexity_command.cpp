@@ -111,6 +111,10 @@ int run_perplexity(const PerplexityOptions& options) {
   load.max_model_len = options.context;
   load.max_num_seqs = 1;
   load.kv_cache_tokens = options.context;
+  load.gpu_memory_limit = e.gpu_memory_limit;
+  load.max_num_batched_tokens = kChunk;
+  load.all_logits = true;
+  load.warm_up = false;
   load.enforce_eager = true;
   const std::unique_ptr<LoadedModel> model = load_model(rank, load);
   const int64_t vocab = model->config.vocab_size;

@@ -45,6 +45,10 @@ class Quantizer {
       const Shard& shard = shards_[i];
       for (const OutputTensor& tensor : shard.outputs) index["weight_map"][tensor.name] = name;
       if (output.finished(name, shard.outputs)) {
+        // Layers to come see what the calibrated ones before them make.
+        for (const PlannedTensor* tensor : shard.tensors) {
+          if (options_.calibrated) output_weight(*tensor, /*final=*/true);
+        }
         advance(shard.input_bytes);
         continue;
       }
