@@ -49,13 +49,25 @@ TEST_CASE("embedding: every rank gets the rows of the whole table") {
   }
 }
 
-TEST_CASE("embedding: FP8 is refused by name") {
+TEST_CASE("embedding: rows of a table in FP8 blocks that ranks cut") {
+  constexpr int64_t kRows = 200, kBlock = 128;
   FakeWeights weights(*world().device);
-  weights.add_fp8("model.embed_tokens", 256, 128, 128);
+  weights.add_fp8("embed", kRows, kHidden, kBlock);
   VocabParallelEmbedding embedding;
-  CHECK_THROWS_WITH(embedding.load(weights, "model.embed_tokens", 256, 128,
-                                   split_evenly(256, world().size(), 128), world().rank()),
-                    Catch::Contains("model.embed_tokens.weight"));
+  embedding.load(weights, "embed", kRows, kHidden, split_evenly(kRows, world().size()),
+                 world().rank());
+  const std::vector<int32_t> ids = {0, 127, 128, 199, 66};
+  ExecContext ctx = world().context();
+  Workspace::Scope scope(ctx.workspace);
+  const OnDevice<int32_t> device_ids(ids, {5});
+  const std::vector<float> rows = to_host<float>(embedding.forward(ctx, device_ids));
+  REQUIRE(rows.size() == ids.size() * kHidden);
+  for (size_t t = 0; t < ids.size(); ++t) {
+    for (int64_t j = 0; j < kHidden; ++j) {
+      CAPTURE(t, j);
+      CHECK(rows[t * kHidden + j] == static_cast<float>(weights.value("embed", ids[t], j)));
+    }
+  }
 }
 
 // The same rows times the same input on one rank, whatever the cut: equal in every bit.
