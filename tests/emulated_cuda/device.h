@@ -69,6 +69,10 @@ int barrier(bool predicate, const char* what);
 
 void yield();  // lets other threads of the block run; no progress of this one for the deadlock report
 
+// What a launch may have of dynamic shared memory without asking. A real one has 48 KiB less the kernel's static
+// shared memory, which is not known here: the rest is for that.
+constexpr size_t kUnaskedSmem = 32 * 1024;
+
 cudaError_t launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dynamic_smem,
                           cudaStream_t stream, std::function<void()> thread_body);
 
@@ -236,7 +240,7 @@ template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t dynamic_smem,
             cudaStream_t stream, const Args&... args) {
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (dynamic_smem > 48 * 1024) {
+  if (dynamic_smem > emulated::kUnaskedSmem) {
     SHOAL_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           static_cast<int>(dynamic_smem)));
   }

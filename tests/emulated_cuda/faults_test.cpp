@@ -59,7 +59,7 @@ cudaError_t launched(dim3 grid, dim3 block, size_t smem, cudaStream_t stream = n
 TEST_CASE("emulated: launches beyond a limit are refused as by the real runtime") {
   const auto* kernel = reinterpret_cast<const void*>(&nothing);
   reported([&] {
-    CHECK(launched(1, 1024, 48 * 1024) == cudaSuccess);
+    CHECK(launched(1, 1024, kUnaskedSmem) == cudaSuccess);
     CHECK(launched(dim3(1, 65535, 1), 1, 0) == cudaSuccess);
     CHECK(launched(1, 1025, 0) == cudaErrorInvalidConfiguration);
     CHECK(launched(1, dim3(1, 1, 65), 0) == cudaErrorInvalidConfiguration);
@@ -67,7 +67,7 @@ TEST_CASE("emulated: launches beyond a limit are refused as by the real runtime"
     CHECK(launched(1, 0, 0) == cudaErrorInvalidConfiguration);
     CHECK(launched(dim3(1, 65536, 1), 1, 0) == cudaErrorInvalidConfiguration);
     CHECK(launched(dim3(1, 1, 65536), 1, 0) == cudaErrorInvalidConfiguration);
-    CHECK(launched(1, 1, 48 * 1024 + 1) == cudaErrorInvalidValue);
+    CHECK(launched(1, 1, kUnaskedSmem + 1) == cudaErrorInvalidValue);
     const auto ask = [&](int bytes) {
       const cudaError_t error =
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

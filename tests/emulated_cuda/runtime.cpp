@@ -51,7 +51,7 @@ bool count_down(std::atomic<int64_t>& left) {
   return before == 0;
 }
 
-// Dynamic shared memory that a kernel may have on a device, where it has asked for more than 48 KiB.
+// Dynamic shared memory that a kernel may have on a device, where it has asked for more than kUnaskedSmem.
 std::map<std::pair<int, const void*>, size_t>& dynamic_smem_limits() {
   static auto& all = *new std::map<std::pair<int, const void*>, size_t>;
   return all;
@@ -175,7 +175,7 @@ cudaError_t launch_kernel(const void* kernel, dim3 grid, dim3 block, size_t dyna
     const ApiGuard guard(api_lock());
     if (device_of(stream) != current_device()) return answer(cudaErrorInvalidResourceHandle);
     const auto limit = dynamic_smem_limits().find({current_device(), kernel});
-    if (dynamic_smem > (limit == dynamic_smem_limits().end() ? kDefaultSmem : limit->second)) {
+    if (dynamic_smem > (limit == dynamic_smem_limits().end() ? kUnaskedSmem : limit->second)) {
       return answer(explain(cudaErrorInvalidValue,
                             fmt::format("launch of {} with {} bytes of dynamic shared memory, more than "
                                         "cudaFuncSetAttribute was asked for",
@@ -408,7 +408,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* fu
   *attributes = {};
   attributes->maxThreadsPerBlock = 1024;
   attributes->maxDynamicSharedSizeBytes = static_cast<int>(
-      limit == emu::dynamic_smem_limits().end() ? emu::kDefaultSmem : limit->second);
+      limit == emu::dynamic_smem_limits().end() ? emu::kUnaskedSmem : limit->second);
   attributes->binaryVersion = attributes->ptxVersion = emu::architecture();
   attributes->numRegs = 32;  // not known here
   return cudaSuccess;
