@@ -146,6 +146,21 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
   app.add_option("--kv-checkpoint-size", o.kv_checkpoint_size, "Bytes that a rank keeps there")
       ->group(group)
       ->capture_default_str();
+  app.add_option("--expert-offload", o.expert_offload,
+                 "Routed experts that the device cannot hold live in host memory, or on disk beyond "
+                 "--host-memory; cpu: the CPU multiplies their rows; stream: they are copied to the device; "
+                 "auto: by the number of rows; off: such a model is refused")
+      ->check(CLI::IsMember({"off", "auto", "cpu", "stream"}))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--num-gpu-experts", o.num_gpu_experts,
+                 "Routed experts of a layer that a rank's device holds at most; -1: as many as fit")
+      ->check(CLI::Range(-1, 1 << 20))
+      ->group(group)
+      ->capture_default_str();
+  app.add_option("--host-memory", o.host_memory,
+                 "Bytes (512GiB) of host memory of a node for --expert-offload; without it what is free")
+      ->group(group);
   app.add_option("--gemm-cache", o.gemm_cache,
                  "File of timed cuBLASLt algorithms; written at the first start, used from then on")
       ->group(group);

@@ -110,6 +110,8 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--kv-cache-tokens={}", o.kv_cache_tokens),
       fmt::format("--kv-cache-memory={}", o.kv_cache_memory_bytes),
       fmt::format("--gpu-memory-utilization={}", o.gpu_memory_utilization),
+      "--expert-offload=" + o.expert_offload,
+      fmt::format("--num-gpu-experts={}", o.num_gpu_experts),
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
       fmt::format("--async-scheduling={}", o.async_scheduling),
@@ -117,6 +119,7 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
   };
   // An empty value would take the next argument for its own.
   if (!o.gpu_memory_limit.empty()) command.push_back("--gpu-memory-limit=" + o.gpu_memory_limit);
+  if (!o.host_memory.empty()) command.push_back("--host-memory=" + o.host_memory);
   if (!o.gemm_cache.empty()) command.push_back("--gemm-cache=" + o.gemm_cache);
   return command;
 }

@@ -89,6 +89,9 @@ int run_logits(const LogitsOptions& options) {
   load.dtype = e.dtype;
   load.kv_cache_dtype = e.kv_cache_dtype;
   load.gpu_memory_limit = e.gpu_memory_limit;
+  load.expert_offload = e.expert_offload;
+  load.num_gpu_experts = e.num_gpu_experts;
+  load.host_memory = e.host_memory;
   load.quantization = e.quantization;
   load.dp_attention = e.dp_attention;
   load.load_mtp = !options.mtp_out.empty();

@@ -112,6 +112,9 @@ int run_perplexity(const PerplexityOptions& options) {
   load.max_num_seqs = 1;
   load.kv_cache_tokens = options.context;
   load.gpu_memory_limit = e.gpu_memory_limit;
+  load.expert_offload = e.expert_offload;
+  load.num_gpu_experts = e.num_gpu_experts;
+  load.host_memory = e.host_memory;
   load.max_num_batched_tokens = kChunk;
   load.all_logits = true;
   load.warm_up = false;

@@ -44,6 +44,9 @@ LoadOptions load_options(const EngineOptions& o) {
   load.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
   load.gpu_memory_utilization = o.gpu_memory_utilization;
   load.gpu_memory_limit = o.gpu_memory_limit;
+  load.expert_offload = o.expert_offload;
+  load.num_gpu_experts = o.num_gpu_experts;
+  load.host_memory = o.host_memory;
   load.enforce_eager = o.enforce_eager;
   load.max_num_batched_tokens = o.max_num_batched_tokens;
   return load;

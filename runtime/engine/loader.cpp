@@ -104,14 +104,19 @@ void plan_memory(const LoadOptions& options, RankRuntime& rank, LoadedModel& m) 
   device.on_gpu = !rank.on_cpu();
   if (device.on_gpu) device.gpu = rank.gpu_traits();
   Planner planner(m.config, forms_of_checkpoint(m.checkpoint, m.dtype), device);
+  if (options.expert_offload == "off" && options.num_gpu_experts >= 0) {
+    throw_invalid("--num-gpu-experts {}: the others need a home: give --expert-offload auto",
+                  options.num_gpu_experts);
+  }
   PlanOptions planned = plan_options(options, m);
   PlanBudget budget = plan_budget(options, rank);
   budget.host = host_budget(options, rank, budget);
   m.plan = planner.plan_rank(planned, budget, rank.rank());
   if (options.expert_offload != "off" && m.config.n_routed_experts > 0) {
     planned.offload_mode = parse_offload_mode(options.expert_offload);
+    planned.num_device_experts = options.num_gpu_experts;
     // All ranks or none: steps of one are recorded and run ahead of only if the others' are.
-    if (rank.group().min(m.plan.fits ? 1 : 0) == 0) {
+    if (rank.group().min(m.plan.fits && options.num_gpu_experts < 0 ? 1 : 0) == 0) {
       planned.experts = ExpertHome::kDisk;
       m.plan = planner.plan_rank(planned, budget, rank.rank());
     }

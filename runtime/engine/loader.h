@@ -35,6 +35,7 @@ struct LoadOptions {
   double gpu_memory_utilization = 0.9; // of the GPU's memory, for weights, KV cache and workspace
   std::string gpu_memory_limit;        // --gpu-memory-limit: bytes of this rank for all of it; "": none
   std::string expert_offload = "off";  // off | auto | cpu | stream: experts that the device cannot hold
+  int64_t num_gpu_experts = -1;        // of a layer and rank on the device at most; -1: as many as fit
   std::string host_memory;             // --host-memory: of a node, for those; "": what is free
   bool enforce_eager = false;          // no CUDA graphs
   int64_t overlap_min_tokens = kOverlapMinTokens;  // per rank: see ParallelLayout

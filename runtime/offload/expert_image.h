@@ -1,6 +1,6 @@
-// ExpertImage: how one routed expert lies in memory when it may live in several places: its three matrices
-// with their scales, one behind the other, in one piece that is copied as a whole. The same bytes on the
-// device and on the host.
+// ExpertImage: how one routed expert lies in memory when it may live in several places: its three
+// matrices with their scales, one behind the other, in one piece that is copied as a whole. The
+// same bytes on the device and on the host.
 #pragma once
 
 #include <array>
@@ -19,7 +19,8 @@ class ExpertImage {
   static constexpr const char* kNames[kParts] = {"gate_proj", "up_proj", "down_proj"};
   static constexpr uint64_t kAlignment = 256;  // of images, as of allocations
 
-  // forms: of the matrices as they are held. gate and up are [inner, hidden], down is [hidden, inner].
+  // forms: of the matrices as they are held. gate and up are [inner, hidden], down is [hidden,
+  // inner].
   ExpertImage(std::array<WeightForm, kParts> forms, int64_t hidden, int64_t inner);
 
   uint64_t bytes() const { return bytes_; }                // of an image, a multiple of kAlignment

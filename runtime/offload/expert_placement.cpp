@@ -8,14 +8,15 @@
 
 namespace shoal {
 
-int64_t stream_min_rows(uint64_t expert_bytes, int64_t expert_parameters, double link_gigabytes_per_s,
-                        int cpu_threads) {
+int64_t stream_min_rows(uint64_t expert_bytes, int64_t expert_parameters,
+                        double link_gigabytes_per_s, int cpu_threads) {
   if (link_gigabytes_per_s <= 0) return std::numeric_limits<int64_t>::max();
-  // AVX2 at 3 GHz: two multiply-adds of 8 floats a cycle are 96 GFLOP/s a core, of which decoding the
-  // weights leaves a third.
+  // AVX2 at 3 GHz: two multiply-adds of 8 floats a cycle are 96 GFLOP/s a core, of which decoding
+  // the weights leaves a third.
   constexpr double kFlopsPerThread = 30e9;
   const double stream_s = static_cast<double>(expert_bytes) / (link_gigabytes_per_s * 1e9);
-  const double row_s = 2.0 * static_cast<double>(expert_parameters) / (kFlopsPerThread * cpu_threads);
+  const double row_s =
+      2.0 * static_cast<double>(expert_parameters) / (kFlopsPerThread * cpu_threads);
   return std::max<int64_t>(static_cast<int64_t>(std::ceil(stream_s / row_s)), 1);
 }
 

@@ -5,8 +5,9 @@
 namespace shoal {
 namespace {
 
-// What moves in a step may be behind the copies of the next step's streamed experts: 2.5 ms on PCIe 4.0,
-// a fraction of a step that has to stream at all. One move at least, however large the experts are.
+// What moves in a step may be behind the copies of the next step's streamed experts: 2.5 ms on
+// PCIe 4.0, a fraction of a step that has to stream at all. One move at least, however large the
+// experts are.
 constexpr uint64_t kMoveBytesPerStep = uint64_t{64} << 20;
 
 }  // namespace
@@ -14,8 +15,8 @@ constexpr uint64_t kMoveBytesPerStep = uint64_t{64} << 20;
 ExpertStore::ExpertStore(const OffloadConfig& config, CheckpointSource& source, Device& device,
                          Device& host, Ops& host_ops)
     : config_(config), source_(source), device_(device), host_(host), host_ops_(host_ops) {
-  SHOAL_CHECK(config.counts.total() == config.layers * config.experts.size(), "{} + {} + {} experts",
-              config.counts.device, config.counts.host, config.counts.disk);
+  SHOAL_CHECK(config.counts.total() == config.layers * config.experts.size(),
+              "{} + {} + {} experts", config.counts.device, config.counts.host, config.counts.disk);
   if (config.counts.host + config.counts.disk == 0) return;
   for (Slot& slot : slots_) slot.memory = device_.allocate(config.slot_bytes);
   if (config.counts.disk == 0) return;
@@ -27,9 +28,9 @@ ExpertStore::~ExpertStore() = default;
 std::unique_ptr<RoutedExperts> ExpertStore::load_layer(const std::string& name) {
   const auto form = [&](int64_t expert, int part) {
     const bool down = part == ExpertImage::kDown;
-    return source_.held_form(fmt::format("{}.experts.{}.{}", name, expert, ExpertImage::kNames[part]),
-                             down ? config_.hidden : config_.inner,
-                             down ? config_.inner : config_.hidden);
+    return source_.held_form(
+        fmt::format("{}.experts.{}.{}", name, expert, ExpertImage::kNames[part]),
+        down ? config_.hidden : config_.inner, down ? config_.inner : config_.hidden);
   };
   std::array<WeightForm, ExpertImage::kParts> forms;
   for (int part = 0; part < ExpertImage::kParts; ++part) {
@@ -37,7 +38,8 @@ std::unique_ptr<RoutedExperts> ExpertStore::load_layer(const std::string& name) 
     for (int64_t e = config_.experts.begin + 1; e < config_.experts.end; ++e) {
       if (form(e, part) == forms[part]) continue;
       throw_invalid("{}: the {} of experts {} and {} of {} are stored differently",
-                    source_.checkpoint().path(), ExpertImage::kNames[part], config_.experts.begin, e, name);
+                    source_.checkpoint().path(), ExpertImage::kNames[part], config_.experts.begin,
+                    e, name);
     }
   }
   const auto layer = static_cast<int64_t>(layers_.size());

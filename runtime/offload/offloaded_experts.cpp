@@ -6,11 +6,11 @@
 namespace shoal {
 namespace {
 
-// Half of a use's heat is gone after 44 steps: long enough to tell an expert that every tenth step needs
-// from one that every fiftieth does, short enough to follow a change of subject.
+// Half of a use's heat is gone after 44 steps: long enough to tell an expert that every tenth step
+// needs from one that every fiftieth does, short enough to follow a change of subject.
 constexpr float kKeep = 1 - 1.0f / 64;
-// Changing places copies two experts; so many uses more have to be expected of the hotter one, within the
-// time that heat lasts, that it pays and that two alike do not take turns.
+// Changing places copies two experts; so many uses more have to be expected of the hotter one,
+// within the time that heat lasts, that it pays and that two alike do not take turns.
 constexpr float kWorthMoving = 4;
 
 }  // namespace
@@ -20,8 +20,9 @@ OffloadedExperts::OffloadedExperts(ExpertStore& store, std::string name, const E
     : store_(store),
       name_(std::move(name)),
       image_(image),
-      min_stream_rows_(stream_min_rows(image.bytes(), 3 * store.config_.hidden * store.config_.inner,
-                                       store.config_.link_gigabytes_per_s, store.config_.cpu_threads)),
+      min_stream_rows_(
+          stream_min_rows(image.bytes(), 3 * store.config_.hidden * store.config_.inner,
+                          store.config_.link_gigabytes_per_s, store.config_.cpu_threads)),
       experts_(counts.total()) {
   const uint64_t bytes = image_.bytes();
   if (counts.device > 0) device_memory_ = store_.device_.allocate(counts.device * bytes);
@@ -43,9 +44,10 @@ OffloadedExperts::OffloadedExperts(ExpertStore& store, std::string name, const E
     if (e < counts.device) {
       expert = {ExpertHome::kDevice, static_cast<uint64_t>(e)};
       for (int part = 0; part < ExpertImage::kParts; ++part) {
-        store_.source_.read_to(fmt::format("{}.experts.{}.{}", name_, store_.config_.experts.begin + e,
-                                           ExpertImage::kNames[part]),
-                               store_.device_, device_weights_[part][e]);
+        store_.source_.read_to(
+            fmt::format("{}.experts.{}.{}", name_, store_.config_.experts.begin + e,
+                        ExpertImage::kNames[part]),
+            store_.device_, device_weights_[part][e]);
       }
     } else if (e < counts.device + counts.host) {
       expert = {ExpertHome::kHost, (e - counts.device) * bytes};
@@ -62,7 +64,8 @@ OffloadedExperts::OffloadedExperts(ExpertStore& store, std::string name, const E
 }
 
 OffloadedExperts::~OffloadedExperts() {
-  // Copies may still be on their way from and to the memory that ends here; not on a device that failed.
+  // Copies may still be on their way from and to the memory that ends here; not on a device that
+  // failed.
   try {
     for (const auto& event : {moved_, copied_}) {
       if (event) event->wait();
@@ -73,9 +76,10 @@ OffloadedExperts::~OffloadedExperts() {
 
 void OffloadedExperts::read_expert(int64_t expert, std::byte* image) {
   for (int part = 0; part < ExpertImage::kParts; ++part) {
-    store_.source_.read_to(fmt::format("{}.experts.{}.{}", name_, store_.config_.experts.begin + expert,
-                                       ExpertImage::kNames[part]),
-                           store_.host_, image_.weight(part, image));
+    store_.source_.read_to(
+        fmt::format("{}.experts.{}.{}", name_, store_.config_.experts.begin + expert,
+                    ExpertImage::kNames[part]),
+        store_.host_, image_.weight(part, image));
   }
 }
 
@@ -85,7 +89,9 @@ OffloadedExperts::Arrangement OffloadedExperts::arrange(const std::vector<int32_
   const auto pairs = static_cast<int64_t>(ids.size());
   const auto slots = static_cast<int64_t>(device_weights_[0].size());
   const int64_t first = store_.config_.experts.begin;
-  const auto local = [&](int32_t id) { return id >= first && id - first < count ? id - first : -1; };
+  const auto local = [&](int32_t id) {
+    return id >= first && id - first < count ? id - first : -1;
+  };
   std::vector<int64_t> rows(count, 0);  // of each expert
   for (const int32_t id : ids) {
     if (const int64_t e = local(id); e >= 0) ++rows[e];
@@ -104,8 +110,8 @@ OffloadedExperts::Arrangement OffloadedExperts::arrange(const std::vector<int32_
       (stream ? result.streamed : result.on_cpu).push_back({e, 0, rows[e]});
     }
   }
-  // Source rows of all rows, slots of all pairs, the slots' offsets, then 0 and its rows of each expert that
-  // is streamed.
+  // Source rows of all rows, slots of all pairs, the slots' offsets, then 0 and its rows of each
+  // expert that is streamed.
   result.numbers.resize(2 * pairs + slots + 1 + 2 * result.streamed.size());
   int32_t* offsets = result.numbers.data() + 2 * pairs;
   std::vector<int64_t> next(count, 0);  // row of each expert
@@ -158,8 +164,8 @@ void OffloadedExperts::forward(ExecContext& ctx, const Tensor& x, const Tensor& 
   std::vector<std::byte> host_x(rows.on_cpu.empty() ? 0 : x.num_bytes());
   if (!rows.on_cpu.empty()) device.copy_to_host(host_x.data(), x.data, x.num_bytes());
 
-  const Tensor numbers = ws.from_host(DType::kI32, rows.numbers.data(),
-                                      {static_cast<int64_t>(rows.numbers.size())});
+  const Tensor numbers =
+      ws.from_host(DType::kI32, rows.numbers.data(), {static_cast<int64_t>(rows.numbers.size())});
   const auto some = [&](int64_t begin, int64_t end) { return numbers.slice(0, begin, end); };
   const auto slots = static_cast<int64_t>(device_weights_[0].size());
   const int64_t here = rows.on_cpu.empty() ? rows.rows : rows.on_cpu.front().begin;
@@ -201,8 +207,8 @@ void OffloadedExperts::forward(ExecContext& ctx, const Tensor& x, const Tensor& 
   ctx.ops.combine(sorted, some(pairs, 2 * pairs).reshape({T, top_k}), weights, out);
 }
 
-void OffloadedExperts::multiply_on_cpu(ExecContext& ctx, const Arrangement& rows, const std::byte* x,
-                                       const Tensor& sorted) {
+void OffloadedExperts::multiply_on_cpu(ExecContext& ctx, const Arrangement& rows,
+                                       const std::byte* x, const Tensor& sorted) {
   const int64_t hidden = sorted.dim(1), first = rows.on_cpu.front().begin;
   const int64_t count = rows.rows - first;
   host_x_.resize(count * hidden);
@@ -246,7 +252,8 @@ void OffloadedExperts::multiply_on_cpu(ExecContext& ctx, const Arrangement& rows
   const Tensor to = sorted.slice(0, first, rows.rows);
   if (bf16) {
     std::vector<BF16> rounded(host_x_.size());
-    std::transform(host_x_.begin(), host_x_.end(), rounded.begin(), [](float v) { return to_bf16(v); });
+    std::transform(host_x_.begin(), host_x_.end(), rounded.begin(),
+                   [](float v) { return to_bf16(v); });
     store_.device_.copy_to_device(to.data, rounded.data(), to.num_bytes());
   } else {
     store_.device_.copy_to_device(to.data, host_x_.data(), to.num_bytes());
@@ -272,7 +279,8 @@ void OffloadedExperts::run_on_host(std::span<const Guest> guests, int64_t first_
   };
   multiply_experts(store_.host_ops_, part_of(host_x_, store_.config_.hidden), weights,
                    Tensor(offsets.data(), DType::kI32, {std::ssize(offsets)}),
-                   part_of(host_gate_, store_.config_.inner), part_of(host_up_, store_.config_.inner));
+                   part_of(host_gate_, store_.config_.inner),
+                   part_of(host_up_, store_.config_.inner));
 }
 
 void OffloadedExperts::age() {
@@ -284,8 +292,8 @@ void OffloadedExperts::forget() {
 }
 
 uint64_t OffloadedExperts::move_one() {
-  // One home up: of those that live on the device, and of those on the host, the coldest makes room for the
-  // hottest that lives below.
+  // One home up: of those that live on the device, and of those on the host, the coldest makes room
+  // for the hottest that lives below.
   for (const ExpertHome home : {ExpertHome::kDevice, ExpertHome::kHost}) {
     Expert *cold = nullptr, *hot = nullptr;
     for (Expert& expert : experts_) {
@@ -311,8 +319,8 @@ void OffloadedExperts::move_up(Expert& hot, int64_t hot_expert, Expert& cold) {
   Device& device = store_.device_;
   const uint64_t bytes = image_.bytes();
   if (cold.home == ExpertHome::kHost) {
-    // The file's copy is as good as the one that is given up. What is still copied from the spare place is a
-    // streamed expert's that lived there.
+    // The file's copy is as good as the one that is given up. What is still copied from the spare
+    // place is a streamed expert's that lived there.
     if (copied_) copied_->wait();
     read_expert(hot_expert, host_at(spare_));
     store_.stats_.bytes_from_disk += image_.weight_bytes();
@@ -328,9 +336,8 @@ void OffloadedExperts::move_up(Expert& hot, int64_t hot_expert, Expert& cold) {
     ExpertStore::Place& place = store_.next_place();
     read_expert(hot_expert, place.memory.data());
     store_.stats_.bytes_from_disk += image_.weight_bytes();
-    moved_ = device.beside(*now, [&] {
-      device.copy_to_device_async(device_slot(slot), place.memory, 0, bytes);
-    });
+    moved_ = device.beside(
+        *now, [&] { device.copy_to_device_async(device_slot(slot), place.memory, 0, bytes); });
     place.free = moved_;
     cold.home = ExpertHome::kDisk;
   } else {

@@ -35,8 +35,8 @@ class OffloadedExperts final : public RoutedExperts {
     int64_t expert = 0;
     int64_t begin = 0, end = 0;  // sorted rows
   };
-  // Rows sorted by where they are multiplied: experts of device slots 0, 1, .., then streamed ones, then
-  // those of the CPU.
+  // Rows sorted by where they are multiplied: experts of device slots 0, 1, .., then streamed ones,
+  // then those of the CPU.
   struct Arrangement {
     std::vector<int32_t> numbers;  // source rows, slots of pairs, offsets: one upload
     int64_t rows = 0, on_device = 0;
@@ -46,7 +46,8 @@ class OffloadedExperts final : public RoutedExperts {
   // Multiplies guests by the CPU; the result replaces their rows of `sorted`.
   void multiply_on_cpu(ExecContext& ctx, const Arrangement& rows, const std::byte* x,
                        const Tensor& sorted);
-  void run_on_host(std::span<const Guest> guests, int64_t first_row, std::span<std::byte* const> images);
+  void run_on_host(std::span<const Guest> guests, int64_t first_row,
+                   std::span<std::byte* const> images);
   void read_expert(int64_t expert, std::byte* image);
   std::byte* host_at(uint64_t offset) const { return host_memory_.data() + skew_ + offset; }
   std::byte* device_slot(uint64_t slot) const {
@@ -61,7 +62,8 @@ class OffloadedExperts final : public RoutedExperts {
   std::vector<Expert> experts_;  // of this rank
   Buffer device_memory_;         // of as many images as live on the device
   std::array<std::vector<Weight>, ExpertImage::kParts> device_weights_;  // by slot
-  std::array<std::array<std::vector<Weight>, ExpertImage::kParts>, 2> streamed_weights_;  // by ring slot
+  std::array<std::array<std::vector<Weight>, ExpertImage::kParts>, 2>
+      streamed_weights_;    // by ring slot
   HostBuffer host_memory_;  // of the images on the host, and one more to change places by
   uint64_t skew_ = 0;       // to the first aligned byte of it
   uint64_t spare_ = 0;      // offset of the one that is free

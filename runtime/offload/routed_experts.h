@@ -1,5 +1,5 @@
-// RoutedExperts: the experts of one layer that this rank holds, wherever they live. A mixture asks for their
-// weighted sum and does not know.
+// RoutedExperts: the experts of one layer that this rank holds, wherever they live. A mixture asks
+// for their weighted sum and does not know.
 #pragma once
 
 #include <array>
@@ -17,8 +17,8 @@ namespace shoal {
 class RoutedExperts {
  public:
   virtual ~RoutedExperts() = default;
-  // out: per row of x the weighted sum of this rank's experts, added in the order of its choices; zeros for
-  // a row that chose none of them. Ids of other ranks' experts are skipped.
+  // out: per row of x the weighted sum of this rank's experts, added in the order of its choices;
+  // zeros for a row that chose none of them. Ids of other ranks' experts are skipped.
   virtual void forward(ExecContext& ctx, const Tensor& x,  // [T, hidden]
                        const Tensor& expert_ids,           // [T, top_k] I32
                        const Tensor& weights,              // [T, top_k] F32
@@ -43,7 +43,7 @@ class DeviceExperts : public RoutedExperts {
 // down(silu(gate(x)) * up(x)) of rows sorted by expert: the products leave the result in `x`.
 void multiply_experts(Ops& ops, const Tensor& x,  // [rows, hidden]
                       const std::array<std::vector<Weight>, ExpertImage::kParts>& experts,
-                      const Tensor& offsets,                 // [experts + 1] I32
+                      const Tensor& offsets,                  // [experts + 1] I32
                       const Tensor& gate, const Tensor& up);  // [rows, inner]: room
 
 }  // namespace shoal
