@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/request/request.h"
+#include "runtime/scheduler/tier_stats.h"
 
 namespace shoal {
 
@@ -30,6 +31,7 @@ struct EngineStatus {
   std::vector<std::string> ranks;
   int64_t running = 0, waiting = 0, pages_total = 0, pages_used = 0;
   int64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0;
+  TierStats tiers;
   uint64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int restarts = 0;

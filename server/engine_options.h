@@ -26,6 +26,10 @@ struct EngineOptions {
   int64_t kv_cache_memory_bytes = 0;      // --kv-cache-memory; 0: 4 GiB or a quarter of what is free
   double gpu_memory_utilization = 0.9;    // --gpu-memory-utilization
   std::string gpu_memory_limit;           // --gpu-memory-limit SIZE: of a rank; empty: none
+  std::string swap_space = "auto";        // --swap-space SIZE of host memory of a rank; 0: none
+  std::string preemption_mode = "auto";   // --preemption-mode auto|swap|recompute
+  std::string kv_checkpoint_dir;          // --kv-checkpoint-dir DIR
+  std::string kv_checkpoint_size = "16GiB";  // --kv-checkpoint-size SIZE of a rank
   std::string expert_offload = "off";     // --expert-offload off|auto|cpu|stream
   int num_gpu_experts = -1;               // --num-gpu-experts: of a layer and rank; -1: as many as fit
   std::string host_memory;                // --host-memory SIZE: of a node, for experts; empty: what is free

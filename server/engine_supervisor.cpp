@@ -318,6 +318,7 @@ class EngineSupervisor::Impl {
     status_.prefix_queries += before_.prefix_queries;
     status_.prefix_hits += before_.prefix_hits;
     status_.preemptions += before_.preemptions;
+    status_.tiers += before_.tiers;
     status_.steps += before_.steps;
     status_.prompt_tokens += before_.prompt_tokens;
     status_.generated_tokens += before_.generated_tokens;

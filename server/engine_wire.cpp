@@ -111,6 +111,12 @@ pb::Stats to_message(const EngineStats& stats) {
   m.set_prefix_queries(stats.scheduler.prefix_queries);
   m.set_prefix_hits(stats.scheduler.prefix_hits);
   m.set_preemptions(stats.scheduler.preemptions);
+  m.set_pages_swapped_out(stats.scheduler.tiers.swapped_out);
+  m.set_pages_swapped_in(stats.scheduler.tiers.swapped_in);
+  m.set_pages_spilled(stats.scheduler.tiers.spilled);
+  m.set_pages_restored(stats.scheduler.tiers.restored);
+  m.set_pages_saved(stats.scheduler.tiers.saved);
+  m.set_pages_loaded(stats.scheduler.tiers.loaded);
   m.set_steps(stats.steps);
   m.set_prompt_tokens(stats.prompt_tokens);
   m.set_generated_tokens(stats.generated_tokens);
@@ -125,6 +131,12 @@ void update(EngineStatus& status, const pb::Stats& m) {
   status.prefix_queries = m.prefix_queries();
   status.prefix_hits = m.prefix_hits();
   status.preemptions = m.preemptions();
+  status.tiers = {.swapped_out = m.pages_swapped_out(),
+                  .swapped_in = m.pages_swapped_in(),
+                  .spilled = m.pages_spilled(),
+                  .restored = m.pages_restored(),
+                  .saved = m.pages_saved(),
+                  .loaded = m.pages_loaded()};
   status.steps = m.steps();
   status.prompt_tokens = m.prompt_tokens();
   status.generated_tokens = m.generated_tokens();

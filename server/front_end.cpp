@@ -224,6 +224,12 @@ v1::GetStatusResponse FrontEnd::status() const {
   response.set_prefix_queries(engine.prefix_queries);
   response.set_prefix_hits(engine.prefix_hits);
   response.set_preemptions(engine.preemptions);
+  response.set_pages_swapped_out(engine.tiers.swapped_out);
+  response.set_pages_swapped_in(engine.tiers.swapped_in);
+  response.set_pages_spilled(engine.tiers.spilled);
+  response.set_pages_restored(engine.tiers.restored);
+  response.set_pages_saved(engine.tiers.saved);
+  response.set_pages_loaded(engine.tiers.loaded);
   response.set_steps(engine.steps);
   response.set_prompt_tokens(engine.prompt_tokens);
   response.set_generated_tokens(engine.generated_tokens);

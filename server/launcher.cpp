@@ -115,10 +115,14 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       fmt::format("--enforce-eager={}", o.enforce_eager),
       fmt::format("--enable-prefix-caching={}", o.enable_prefix_caching),
       fmt::format("--async-scheduling={}", o.async_scheduling),
+      "--swap-space=" + o.swap_space,
+      "--preemption-mode=" + o.preemption_mode,
+      "--kv-checkpoint-size=" + o.kv_checkpoint_size,
       "--socket=" + socket_path,
   };
   // An empty value would take the next argument for its own.
   if (!o.gpu_memory_limit.empty()) command.push_back("--gpu-memory-limit=" + o.gpu_memory_limit);
+  if (!o.kv_checkpoint_dir.empty()) command.push_back("--kv-checkpoint-dir=" + o.kv_checkpoint_dir);
   if (!o.host_memory.empty()) command.push_back("--host-memory=" + o.host_memory);
   if (!o.gemm_cache.empty()) command.push_back("--gemm-cache=" + o.gemm_cache);
   return command;

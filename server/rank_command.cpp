@@ -13,6 +13,7 @@
 #include "runtime/backend.h"
 #include "runtime/checkpoint/model_dir.h"
 #include "runtime/engine/engine.h"
+#include "runtime/engine/kv_tiers.h"
 #include "runtime/engine/loader.h"
 #include "server/engine_service.h"
 
@@ -50,6 +51,14 @@ LoadOptions load_options(const EngineOptions& o) {
   load.enforce_eager = o.enforce_eager;
   load.max_num_batched_tokens = o.max_num_batched_tokens;
   return load;
+}
+
+TierOptions tier_options(const EngineOptions& o) {
+  return {.swap_space = o.swap_space,
+          .preemption_mode = o.preemption_mode,
+          .kv_checkpoint_dir = o.kv_checkpoint_dir,
+          .kv_checkpoint_size = o.kv_checkpoint_size,
+          .enable_prefix_caching = o.enable_prefix_caching};
 }
 
 EngineConfig engine_config(const EngineOptions& o, const RankRuntime& rank,
@@ -96,11 +105,15 @@ void log_memory(RankRuntime& rank, const LoadedModel& model) {
 }
 
 void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineService& service) {
+  auto directory = open_kv_checkpoint(tier_options(options), rank);
   const auto model = load_model(rank, load_options(options),
                                 [&](uint64_t read, uint64_t total) { service.loading(read, total); });
+  TierConfig tiers = attach_tiers(tier_options(options), rank, *model, options.quantization,
+                                  std::move(directory));
   EngineReady ready = gather_ready(rank, *model);
   log_memory(rank, *model);
-  const EngineConfig config = engine_config(options, rank, *model);
+  EngineConfig config = engine_config(options, rank, *model);
+  config.scheduler.tiers = std::move(tiers);
   ready.world_size = rank.size();
   ready.max_model_len = static_cast<int32_t>(model->max_model_len);
   ready.kv_tokens =
@@ -121,7 +134,9 @@ void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineServic
 }
 
 void run_other_rank(const EngineOptions& options, RankRuntime& rank) {
+  auto directory = open_kv_checkpoint(tier_options(options), rank);
   const auto model = load_model(rank, load_options(options));
+  attach_tiers(tier_options(options), rank, *model, options.quantization, std::move(directory));
   gather_ready(rank, *model);
   log_memory(rank, *model);
   run_worker(rank.group(), *model->runner);

@@ -84,6 +84,12 @@ void StatisticsLog::update(const EngineStatus& status) {
       prompt / seconds, generated / seconds, status.running, status.waiting,
       percent(status.pages_used, status.pages_total),
       percent(status.prefix_hits, status.prefix_queries));
+  const TierStats& t = status.tiers;
+  if (t.swapped_out + t.spilled + t.restored + t.loaded == 0) return;
+  spdlog::info(
+      "KV pages so far: {} swapped out, {} swapped in, {} spilled to host memory, {} restored, {} saved to "
+      "files, {} loaded",
+      t.swapped_out, t.swapped_in, t.spilled, t.restored, t.saved, t.loaded);
 }
 
 }  // namespace shoal

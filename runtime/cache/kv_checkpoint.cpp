@@ -85,8 +85,10 @@ KvCheckpointDirectory::KvCheckpointDirectory(const std::string& path, int rank) 
 
 KvCheckpointDirectory::~KvCheckpointDirectory() { close(lock_); }
 
-KvCheckpoint::KvCheckpoint(const KvCheckpointDirectory& directory, const Options& options)
-    : options_(options), folder_(directory.path() + "/" + to_hex(options.identity).substr(0, 16)) {
+KvCheckpoint::KvCheckpoint(std::shared_ptr<KvCheckpointDirectory> directory, const Options& options)
+    : directory_(std::move(directory)),
+      options_(options),
+      folder_(directory_->path() + "/" + to_hex(options.identity).substr(0, 16)) {
   SHOAL_CHECK(options_.page_bytes > 0 && options_.max_pages >= 0);
   if (mkdir(folder_.c_str(), 0700) != 0 && errno != EEXIST) {
     throw_invalid("--kv-checkpoint-dir {}: {}", folder_, reason());

@@ -52,8 +52,8 @@ class KvCheckpoint {
     size_t max_queued_bytes = size_t{256} << 20;  // not written yet; pages beyond are dropped
   };
   // Finds the files that may be pages, by name and size. Throws InvalidInput when the folder cannot
-  // be made or read. `directory` must outlive it.
-  KvCheckpoint(const KvCheckpointDirectory& directory, const Options& options);
+  // be made or read.
+  KvCheckpoint(std::shared_ptr<KvCheckpointDirectory> directory, const Options& options);
   ~KvCheckpoint();  // writes what is queued
   KvCheckpoint(const KvCheckpoint&) = delete;
 
@@ -93,6 +93,7 @@ class KvCheckpoint {
   bool read(const PageKey& key, std::byte* to);
   void refuse(const std::string& file, const std::string& why);
 
+  const std::shared_ptr<KvCheckpointDirectory> directory_;
   const Options options_;
   std::string folder_;
   std::vector<PageKey> found_;

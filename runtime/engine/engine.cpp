@@ -17,8 +17,8 @@ void average(double& mean, double value) {
   mean = mean == 0 ? value : (1 - kNewest) * mean + kNewest * value;
 }
 
-// What every rank does of a plan before its step. Collective where the plan asks: how many pages of the
-// load all ranks have, -1 when some do not know yet.
+// What every rank does of a plan before its step. Collective where the plan asks: how many pages of
+// the load all ranks have, -1 when some do not know yet.
 int64_t do_pages(const StepPlan& plan, ProcessGroup& group, StepRunner& runner) {
   runner.move_pages(plan);
   return plan.ask == 0 ? -1 : group.min(runner.loaded(plan.ask));
@@ -123,12 +123,9 @@ void Engine::check_token_ids(const Request& request) const {
 
 ExpertExchange Engine::exchange_for(int64_t num_tokens) const {
   switch (config_.exchange) {
-    case ExchangePolicy::kReplicated:
-      return ExpertExchange::kReplicated;
-    case ExchangePolicy::kAllToAll:
-      return ExpertExchange::kAllToAll;
-    case ExchangePolicy::kAuto:
-      break;
+    case ExchangePolicy::kReplicated: return ExpertExchange::kReplicated;
+    case ExchangePolicy::kAllToAll: return ExpertExchange::kAllToAll;
+    case ExchangePolicy::kAuto: break;
   }
   return num_tokens >= config_.all_to_all_min_tokens ? ExpertExchange::kAllToAll
                                                      : ExpertExchange::kReplicated;
@@ -149,6 +146,7 @@ void Engine::turn() {
   if (ask) plan->ask = loading;
   if (plan->kind == StepKind::kPages) {
     move_pages(*plan);
+    publish_stats(nullptr, 0, 0);
     return drain();
   }
   plan->exchange = exchange_for(plan->num_tokens());
@@ -174,8 +172,8 @@ void Engine::move_pages(const StepPlan& plan) {
   if (there >= 0) scheduler_.loaded(plan.ask, there);
 }
 
-// What a page's copy takes, and a token that is run again: by the steps that are mostly prompt, because a
-// recomputed sequence runs in such.
+// What a page's copy takes, and a token that is run again: by the steps that are mostly prompt,
+// because a recomputed sequence runs in such.
 void Engine::measure(const StepPlan& plan, double seconds) {
   const StepRunner::CopyTimes times = runner_.copy_times();
   if (const int64_t pages = times.pages - copy_times_.pages; pages > 0) {

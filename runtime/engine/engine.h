@@ -1,14 +1,15 @@
-// Engine: the loop of rank 0: schedule -> broadcast -> run -> sample -> emit. The front end's service
-// on rank 0 feeds it from any thread; events come out on the engine's thread.
+// Engine: the loop of rank 0: schedule -> broadcast -> run -> sample -> emit. The front end's
+// service on rank 0 feeds it from any thread; events come out on the engine's thread.
 //
-// Where the runner's device works while the host goes on, the loop is one step ahead of it: while step n
-// runs, step n+1 is planned, broadcast and queued, with n's tokens left for the devices to fill in; only
-// then are n's tokens collected and applied, n+1's sampling queued (which needs them), and n emitted. A
-// sequence that turns out to have ended with n has cost one row of n+1. Elsewhere each step is collected
-// before the next is planned, in the same loop.
+// Where the runner's device works while the host goes on, the loop is one step ahead of it: while
+// step n runs, step n+1 is planned, broadcast and queued, with n's tokens left for the devices to
+// fill in; only then are n's tokens collected and applied, n+1's sampling queued (which needs
+// them), and n emitted. A sequence that turns out to have ended with n has cost one row of n+1.
+// Elsewhere each step is collected before the next is planned, in the same loop.
 //
-// Work on pages (copies to and from host memory, files) goes with the plans, before their step. What a rank
-// has read from files is asked for with a plan, too, and the minimum over the ranks is what counts.
+// Work on pages (copies to and from host memory, files) goes with the plans, before their step.
+// What a rank has read from files is asked for with a plan, too, and the minimum over the ranks is
+// what counts.
 #pragma once
 
 #include <chrono>
@@ -33,8 +34,9 @@ struct EngineConfig {
   SchedulerConfig scheduler;
   int32_t vocab_size = 0;  // token ids of requests are checked against it; > 0
   ExchangePolicy exchange = ExchangePolicy::kAuto;
-  // Replicated tokens cost one all-reduce of tokens x hidden, whatever top_k is; dispatch and combine
-  // move top_k copies of each token but split the experts' row work: worth it for large steps only.
+  // Replicated tokens cost one all-reduce of tokens x hidden, whatever top_k is; dispatch and
+  // combine move top_k copies of each token but split the experts' row work: worth it for large
+  // steps only.
   int32_t all_to_all_min_tokens = 256;
   bool async_scheduling = true;  // run ahead, where the runner can
 };
@@ -45,7 +47,8 @@ struct EngineStats {
   // Since start. Prompt tokens that were run: cached ones are not counted, recomputed ones are.
   int64_t prompt_tokens = 0, generated_tokens = 0;
   OffloadStats offload;  // of rank 0
-  double last_step_seconds = 0;  // from the end of the step before, or its own begin if that is later
+  double last_step_seconds =
+      0;  // from the end of the step before, or its own begin if that is later
 };
 
 class Engine {
@@ -109,8 +112,9 @@ class Engine {
   EngineStats stats_;                 // guarded by mutex_
 };
 
-// What ranks other than 0 do: receive plans and run them until the shutdown plan. When rank 0 runs ahead
-// they do too, by one step; a failure of a step leaves it before the second step after that is begun.
+// What ranks other than 0 do: receive plans and run them until the shutdown plan. When rank 0 runs
+// ahead they do too, by one step; a failure of a step leaves it before the second step after that
+// is begun.
 void run_worker(ProcessGroup& group, StepRunner& runner);
 
 }  // namespace shoal

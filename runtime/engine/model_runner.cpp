@@ -22,8 +22,8 @@ StepLogits with_all_rows(const Tensor& logits) {
 
 }  // namespace
 
-ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout,
-                         DType dtype, DType kv_dtype, int32_t page_size, int32_t num_pages)
+ModelRunner::ModelRunner(RankRuntime& rank, Model& model, const ParallelLayout& layout, DType dtype,
+                         DType kv_dtype, int32_t page_size, int32_t num_pages)
     : rank_(rank),
       model_(model),
       layout_(layout),
@@ -113,9 +113,8 @@ StepLogits ModelRunner::queue(const StepPlan& plan) {
   }
   num_samples_ = plan.num_samples();
   if (graphs_ != nullptr && graphs_->can_run(plan)) {
-    return graphs_->run(plan, [this](const StepBatch& batch, const Tensor& memory) {
-      feed(batch, memory);
-    });
+    return graphs_->run(
+        plan, [this](const StepBatch& batch, const Tensor& memory) { feed(batch, memory); });
   }
   rank_.workspace().reset();
   ExecContext ctx = rank_.exec(dtype_);
@@ -154,8 +153,7 @@ bool ModelRunner::can_run_ahead(const StepPlan& plan, int32_t most_logprobs) con
   const bool host_exchange =
       plan.exchange == ExpertExchange::kAllToAll && model_.config().n_routed_experts > 0;
   return can_sample_on_device(most_logprobs) && model_.mtp() == nullptr && !host_exchange &&
-         offload_ == nullptr &&
-         plan.num_samples() <= samples().num_elements() &&
+         offload_ == nullptr && plan.num_samples() <= samples().num_elements() &&
          std::none_of(plan.slices.begin(), plan.slices.end(),
                       [](const SequenceSlice& s) { return s.all_logits; });
 }
@@ -175,6 +173,19 @@ void ModelRunner::wait() {
   if (!end_of_queued_) return;
   naming_steps([&] { end_of_queued_->wait(); });
   ended_ = queued_;
+}
+
+void ModelRunner::move_pages(const StepPlan& plan) {
+  if (pages_ == nullptr) return StepRunner::move_pages(plan);
+  naming_steps([&] { pages_->run(plan); });
+}
+
+int64_t ModelRunner::loaded(uint64_t ticket) {
+  return pages_ == nullptr ? kNotMine : pages_->loaded(ticket);
+}
+
+StepRunner::CopyTimes ModelRunner::copy_times() const {
+  return pages_ == nullptr ? CopyTimes{} : pages_->copy_times();
 }
 
 void ModelRunner::sample(std::span<const SampleInput> inputs) {
@@ -238,7 +249,8 @@ std::span<const float> ModelRunner::run_mtp(const StepPlan& plan) {
 
 std::span<const float> ModelRunner::to_host(const StepLogits& logits) {
   if (logits.rows.empty()) {
-    // Who gets logits waits for them; the others for the end of the step, so that a failure belongs to it.
+    // Who gets logits waits for them; the others for the end of the step, so that a failure belongs
+    // to it.
     rank_.device().synchronize();
     return {};
   }

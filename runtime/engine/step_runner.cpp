@@ -15,7 +15,8 @@ void StepRunner::sample(std::span<const SampleInput> inputs) {
 std::vector<SampleResult> StepRunner::collect() { return std::exchange(results_, {}); }
 
 void StepRunner::move_pages(const StepPlan& plan) {
-  SHOAL_CHECK(plan.copies.empty() && plan.files.empty(), "a runner without tiers got a plan with pages");
+  SHOAL_CHECK(plan.copies.empty() && plan.files.empty(),
+              "a runner without tiers got a plan with pages");
 }
 
 std::vector<SampleResult> sample_rows(std::span<const float> logits,

@@ -15,6 +15,7 @@
 #include "runtime/cache/page_tiers.h"
 #include "runtime/cache/prefix_cache.h"
 #include "runtime/scheduler/step_plan.h"
+#include "runtime/scheduler/tier_stats.h"
 
 namespace shoal {
 
@@ -24,12 +25,6 @@ struct PageWork {
   std::vector<PageFile> files;
   int32_t budget = 0;  // copies that may still be added for prompts
   bool empty() const { return copies.empty() && files.empty(); }
-};
-
-struct TierStats {
-  int64_t swapped_out = 0, swapped_in = 0;  // pages of preempted sequences, to the host and back
-  int64_t spilled = 0, restored = 0;        // pages of prompts, to the host and back
-  int64_t saved = 0, loaded = 0;            // pages of prompts, to files and back
 };
 
 class PoolTiers {

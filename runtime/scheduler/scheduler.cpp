@@ -20,15 +20,17 @@ struct Sequence {
   uint64_t arrival = 0;
   int32_t pool = 0;
   int32_t planned = 0;
-  // Tokens that steps planned and not applied will add: one each of the steps (sampled_by - pending,
-  // sampled_by], which follow each other because a slice that feeds on a sample is in the step after.
+  // Tokens that steps planned and not applied will add: one each of the steps (sampled_by -
+  // pending, sampled_by], which follow each other because a slice that feeds on a sample is in the
+  // step after.
   int32_t pending = 0;
   uint64_t sampled_by = 0;
   int32_t sample = 0;  // which of sampled_by's samples
   std::vector<int32_t> pages;
-  PrefixCache::Cursor cursor;            // of the prompt's pages in the pool's prefix cache
-  // Slots of host memory that hold the KV of pages [first_slot_page, ..), up to token `saved`. While it
-  // waits: it was swapped out of `pool`. While it runs: it is being restored, and runs no slice.
+  PrefixCache::Cursor cursor;  // of the prompt's pages in the pool's prefix cache
+  // Slots of host memory that hold the KV of pages [first_slot_page, ..), up to token `saved`.
+  // While it waits: it was swapped out of `pool`. While it runs: it is being restored, and runs no
+  // slice.
   std::vector<int32_t> slots;
   int32_t first_slot_page = 0;
   int32_t saved = 0;
@@ -36,7 +38,7 @@ struct Sequence {
   std::vector<PageKey> keys;  // of the prompt's full pages, where tiers want to know
   int32_t offered = 0;        // pages of the prompt that the tiers have been told of
   bool load_tried = false;
-  uint64_t loading = 0;       // the ticket that it waits for
+  uint64_t loading = 0;                  // the ticket that it waits for
   std::optional<int32_t> cached_tokens;  // of the first admission: what the client is told
 
   int32_t known() const { return static_cast<int32_t>(request.tokens.size()); }
@@ -58,7 +60,8 @@ struct Pool {
       : allocator(config.num_pages),
         prefix_cache(allocator, config.page_size),
         tiers(number, config.tiers.host_pages, config.tiers.disk_pages,
-              config.tiers.on_disk.empty() ? std::vector<PageKey>{} : config.tiers.on_disk.at(number)) {}
+              config.tiers.on_disk.empty() ? std::vector<PageKey>{}
+                                           : config.tiers.on_disk.at(number)) {}
   BlockAllocator allocator;
   PrefixCache prefix_cache;
   PoolTiers tiers;
@@ -73,12 +76,14 @@ struct Scheduler::State {
                 config.max_model_len > 1 && config.page_size > 0 && config.num_pages > 0 &&
                 config.num_pools > 0);
     const int64_t pool_tokens = int64_t{config.num_pages} * config.page_size;
-    if (config.max_model_len > pool_tokens) config.max_model_len = static_cast<int32_t>(pool_tokens);
+    if (config.max_model_len > pool_tokens)
+      config.max_model_len = static_cast<int32_t>(pool_tokens);
     // Every running sequence gets at least one token in every step.
     config.max_num_seqs = std::min(config.max_num_seqs, config.max_num_batched_tokens);
     std::ranges::sort(config.eos_token_ids);
     SHOAL_CHECK(config.tiers.disk_pages == 0 || config.tiers.host_pages > 0);
-    keep_prompts = config.enable_prefix_caching && config.tiers.host_pages > 0 && page_keys_supported();
+    keep_prompts =
+        config.enable_prefix_caching && config.tiers.host_pages > 0 && page_keys_supported();
     for (int32_t i = 0; i < config.num_pools; ++i) {
       pools.push_back(std::make_unique<Pool>(config, i));
     }
@@ -229,16 +234,16 @@ void Scheduler::State::restore(Sequence& seq) {
   int64_t& counter = seq.swapped ? tier_stats.swapped_in : tier_stats.restored;
   while (seq.restoring() && work.budget > 0) {
     const int32_t page = seq.planned / config.page_size;
-    work.copies.push_back({seq.pool, seq.pages[page], seq.slots[page - seq.first_slot_page], false});
+    work.copies.push_back(
+        {seq.pool, seq.pages[page], seq.slots[page - seq.first_slot_page], false});
     seq.planned = std::min((page + 1) * config.page_size, seq.saved);
     --work.budget;
     ++counter;
   }
   if (config.enable_prefix_caching) {
-    pools[seq.pool]->prefix_cache.insert(
-        std::span<const int32_t>(seq.request.tokens)
-            .first(std::min(seq.planned, seq.request.prompt_len)),
-        seq.pages, seq.cursor);
+    pools[seq.pool]->prefix_cache.insert(std::span<const int32_t>(seq.request.tokens)
+                                             .first(std::min(seq.planned, seq.request.prompt_len)),
+                                         seq.pages, seq.cursor);
     offer_pages(seq);
   }
   if (!seq.restoring()) drop_slots(seq);
@@ -254,9 +259,10 @@ void Scheduler::State::offer_pages(Sequence& seq) {
   }
 }
 
-// Keys of the prompt's pages from first_page on that a tier could hold; as with the prefix cache, one token
-// has to be run.
-std::span<const PageKey> Scheduler::State::keys_from(const Sequence& seq, int32_t first_page) const {
+// Keys of the prompt's pages from first_page on that a tier could hold; as with the prefix cache,
+// one token has to be run.
+std::span<const PageKey> Scheduler::State::keys_from(const Sequence& seq,
+                                                     int32_t first_page) const {
   if (!keep_prompts) return {};
   const int32_t most = std::min(seq.length() - 1, seq.request.prompt_len) / config.page_size;
   if (first_page >= most) return {};
@@ -290,9 +296,9 @@ void Scheduler::State::run_slice(Sequence& seq, int32_t& budget) {
   slice.first_position = seq.planned;
   if (seq.pending > 0) {
     // All known tokens are planned, and the one that is not known comes from the step that runs.
-    SHOAL_CHECK(seq.pending == 1 && count == 1 && seq.planned == seq.known() &&
-                    seq.sampled_by == steps,
-                "request {}: {} pending of step {}", seq.request.id, seq.pending, seq.sampled_by);
+    SHOAL_CHECK(
+        seq.pending == 1 && count == 1 && seq.planned == seq.known() && seq.sampled_by == steps,
+        "request {}: {} pending of step {}", seq.request.id, seq.pending, seq.sampled_by);
     slice.tokens = {0};
     slice.from_sample = seq.sample;
   } else {
@@ -307,7 +313,8 @@ void Scheduler::State::run_slice(Sequence& seq, int32_t& budget) {
 
 // The pool with the longest known prefix, else the most free pages, among those with room.
 std::optional<Scheduler::State::Placement> Scheduler::State::place(const Sequence& seq) const {
-  // All of a replayed or preempted request's prompt may be known; a new one must run its last token.
+  // All of a replayed or preempted request's prompt may be known; a new one must run its last
+  // token.
   const auto known = std::span<const int32_t>(seq.request.tokens)
                          .first(std::min(seq.length(), seq.request.prompt_len + 1));
   std::optional<Placement> best;
@@ -323,7 +330,8 @@ std::optional<Scheduler::State::Placement> Scheduler::State::place(const Sequenc
     // One page for each running sequence to grow by, so that it need not preempt this one at once.
     const int32_t free = pool.allocator.num_free() - static_cast<int32_t>(revived);
     if (free < fresh + pool.running) continue;
-    const auto below = static_cast<int32_t>(pool.tiers.known(keys_from(seq, match.cursor.num_pages)));
+    const auto below =
+        static_cast<int32_t>(pool.tiers.known(keys_from(seq, match.cursor.num_pages)));
     if (!best || std::pair(match.cursor.num_pages + below, free) >
                      std::pair(best->match.cursor.num_pages + best->known, best_free)) {
       best = Placement{i, std::move(match), below};
@@ -462,8 +470,9 @@ void Scheduler::add(Request request) {
   seq->request = std::move(request);
   seq->arrival = s.arrivals++;
   if (s.keep_prompts) {
-    seq->keys = page_keys(std::span<const int32_t>(seq->request.tokens).first(seq->request.prompt_len),
-                          s.config.page_size);
+    seq->keys =
+        page_keys(std::span<const int32_t>(seq->request.tokens).first(seq->request.prompt_len),
+                  s.config.page_size);
   }
   const auto [it, fresh] = s.sequences.try_emplace(seq->request.id, std::move(seq));
   SHOAL_CHECK(fresh, "request id {} is in use", it->first);
@@ -480,7 +489,8 @@ bool Scheduler::cancel(RequestId id) {
 
 bool Scheduler::has_work() const {
   return !state_->sequences.empty() || !state_->loads.empty() || !state_->work.empty() ||
-         std::ranges::any_of(state_->pools, [](const auto& pool) { return pool->tiers.has_work(); });
+         std::ranges::any_of(state_->pools,
+                             [](const auto& pool) { return pool->tiers.has_work(); });
 }
 
 uint64_t Scheduler::loading() const {
@@ -554,7 +564,8 @@ std::optional<StepPlan> Scheduler::plan() {
   return plan;
 }
 
-std::vector<TokenEvent> Scheduler::apply(const StepPlan& plan, const std::vector<Sampled>& sampled) {
+std::vector<TokenEvent> Scheduler::apply(const StepPlan& plan,
+                                         const std::vector<Sampled>& sampled) {
   State& s = *state_;
   SHOAL_CHECK(s.applied < s.steps && plan.number == s.applied + 1,
               "apply() of plan {}; {} are applied, {} made", plan.number, s.applied, s.steps);

@@ -47,7 +47,8 @@ class Reader {
     return value;
   }
   std::vector<int32_t> get_all(uint32_t count) {
-    SHOAL_CHECK(count <= remaining() / sizeof(int32_t), "{} values in {} bytes", count, remaining());
+    SHOAL_CHECK(count <= remaining() / sizeof(int32_t), "{} values in {} bytes", count,
+                remaining());
     std::vector<int32_t> values(count);
     get_bytes(values.data(), values.size() * sizeof(int32_t));
     return values;

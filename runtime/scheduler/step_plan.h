@@ -26,8 +26,9 @@ struct SequenceSlice {
   bool absorbed = false;
   bool sample = false;      // the slice ends the sequence so far: its last row's logits are needed
   bool all_logits = false;  // logits of every row (`shoal logits`)
-  // >= 0: the one token, for which tokens[0] only keeps the place, is this one of the tokens that the
-  // step before this one sampled (counted over its slices with `sample`), which only the devices have.
+  // >= 0: the one token, for which tokens[0] only keeps the place, is this one of the tokens that
+  // the step before this one sampled (counted over its slices with `sample`), which only the
+  // devices have.
   int32_t from_sample = -1;
 };
 
@@ -60,13 +61,14 @@ struct StepPlan {
   StepKind kind = StepKind::kRun;
   ExpertExchange exchange = ExpertExchange::kReplicated;
   bool ahead = false;  // rank 0 goes on to the next plan, or kIdle, before this step has ended
-  // What is done before the step, in this order: saves (of slots filled by earlier plans), the copies, one
-  // after the other in the device's order, then loads and drops are begun.
+  // What is done before the step, in this order: saves (of slots filled by earlier plans), the
+  // copies, one after the other in the device's order, then loads and drops are begun.
   std::vector<PageCopy> copies;
   std::vector<PageFile> files;
   // Not 0: after that the ranks take the minimum over what they have loaded of this ticket.
   uint64_t ask = 0;
-  std::vector<SequenceSlice> slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
+  std::vector<SequenceSlice>
+      slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
 
   int64_t num_tokens() const {
     int64_t n = 0;

@@ -1,6 +1,6 @@
-// A model of a few lines that has a KV cache and believes nothing: the "KV" of a position is a hash of
-// all tokens up to it, made from the page that holds the position before. A page that was given to
-// two sequences, reused too early or found under the wrong prefix changes the output.
+// A model of a few lines that has a KV cache and believes nothing: the "KV" of a position is a hash
+// of all tokens up to it, made from the page that holds the position before. A page that was given
+// to two sequences, reused too early or found under the wrong prefix changes the output.
 #pragma once
 
 #include <algorithm>
@@ -32,8 +32,8 @@ inline int32_t fake_next(uint64_t kv, int32_t vocab) {
 }
 
 // What a request gives when it runs alone.
-inline std::vector<int32_t> fake_serial(const Request& request, int32_t vocab, int32_t max_model_len,
-                                        const std::vector<int32_t>& eos) {
+inline std::vector<int32_t> fake_serial(const Request& request, int32_t vocab,
+                                        int32_t max_model_len, const std::vector<int32_t>& eos) {
   uint64_t kv = 0;
   for (int32_t token : request.tokens) kv = fake_hash(kv, token);
   std::vector<int32_t> out(request.tokens.begin() + request.prompt_len, request.tokens.end());
@@ -61,10 +61,12 @@ class FakeModel : public StepRunner {
         kv_(static_cast<size_t>(config.num_pools) * config.num_pages * config.page_size),
         host_(static_cast<size_t>(config.num_pools) * config.tiers.host_pages * config.page_size) {}
 
-  // The work on pages of a plan, before choose() of the same. Loads end at once, and are told later.
+  // The work on pages of a plan, before choose() of the same. Loads end at once, and are told
+  // later.
   void move_pages(const StepPlan& plan) override {
     for (const PageFile& f : plan.files) {
-      if (f.kind == PageFile::Kind::kSave) (*files)[{f.dp_rank, f.key}] = host_page(f.dp_rank, f.slot);
+      if (f.kind == PageFile::Kind::kSave)
+        (*files)[{f.dp_rank, f.key}] = host_page(f.dp_rank, f.slot);
     }
     for (const PageCopy& c : plan.copies) {
       SHOAL_CHECK(c.page >= 0 && c.page < config_.num_pages, "page {}", c.page);
@@ -156,7 +158,8 @@ class FakeModel : public StepRunner {
   }
 
   void check(const StepPlan& plan) const {
-    SHOAL_CHECK(plan.num_tokens() <= config_.max_num_batched_tokens, "{} tokens", plan.num_tokens());
+    SHOAL_CHECK(plan.num_tokens() <= config_.max_num_batched_tokens, "{} tokens",
+                plan.num_tokens());
     SHOAL_CHECK(static_cast<int32_t>(plan.slices.size()) <= config_.max_num_seqs);
     std::map<std::pair<int32_t, int32_t>, int> holders;  // of (pool, page)
     std::set<RequestId> seen;
@@ -165,8 +168,9 @@ class FakeModel : public StepRunner {
       SHOAL_CHECK(seen.insert(s.request).second, "two slices of request {}", s.request);
       if (i > 0) {
         const SequenceSlice& before = plan.slices[i - 1];
-        SHOAL_CHECK(std::pair(before.dp_rank, !before.absorbed) <= std::pair(s.dp_rank, !s.absorbed),
-                    "order of slices");
+        SHOAL_CHECK(
+            std::pair(before.dp_rank, !before.absorbed) <= std::pair(s.dp_rank, !s.absorbed),
+            "order of slices");
       }
       for (int32_t page : std::set<int32_t>(s.pages.begin(), s.pages.end())) {
         SHOAL_CHECK(page >= 0 && page < config_.num_pages, "page {}", page);
@@ -186,7 +190,7 @@ class FakeModel : public StepRunner {
 
   SchedulerConfig config_;
   int32_t vocab_;
-  std::vector<uint64_t> kv_;  // [num_pools, num_pages, page_size]
+  std::vector<uint64_t> kv_;    // [num_pools, num_pages, page_size]
   std::vector<uint64_t> host_;  // [num_pools, host_pages, page_size]
   std::map<uint64_t, Load> loads_;
   std::vector<int32_t> samples_;  // of the last step

@@ -1,8 +1,9 @@
-// Random workloads against the invariants: every request ends exactly once, its tokens are those of a
-// run alone, slices are contiguous and never cross the prompt's end, nothing leaks. Each with plans made
-// one at a time, and again with plans that run ahead of what is applied, now and then or always.
-#include <catch2/catch.hpp>
+// Random workloads against the invariants: every request ends exactly once, its tokens are those of
+// a run alone, slices are contiguous and never cross the prompt's end, nothing leaks. Each with
+// plans made one at a time, and again with plans that run ahead of what is applied, now and then or
+// always.
 #include <algorithm>
+#include <catch2/catch.hpp>
 #include <map>
 #include <random>
 
@@ -153,7 +154,8 @@ class Run {
       const int32_t prompt_len = live.request.prompt_len;
       REQUIRE(s.absorbed == (s.first_position >= prompt_len));
       REQUIRE((s.absorbed || end <= prompt_len));
-      std::vector<int32_t> all(live.request.tokens.begin(), live.request.tokens.begin() + prompt_len);
+      std::vector<int32_t> all(live.request.tokens.begin(),
+                               live.request.tokens.begin() + prompt_len);
       all.insert(all.end(), live.out.begin(), live.out.end());
       if (s.from_sample >= 0) {
         REQUIRE(open_);
@@ -279,12 +281,7 @@ TEST_CASE("with tiers below the pages the tokens are the same") {
     second.run();
     for (const Run* run : {&first, &second}) {
       preemptions += run->preemptions;
-      sum.swapped_out += run->tiers.swapped_out;
-      sum.swapped_in += run->tiers.swapped_in;
-      sum.spilled += run->tiers.spilled;
-      sum.restored += run->tiers.restored;
-      sum.saved += run->tiers.saved;
-      sum.loaded += run->tiers.loaded;
+      sum += run->tiers;
       if (tiers.preemption == PreemptionMode::kRecompute) REQUIRE(run->tiers.swapped_out == 0);
       REQUIRE((tiers.disk_pages > 0 || run->tiers.saved + run->tiers.loaded == 0));
     }
