@@ -19,6 +19,7 @@ inline LoadOptions offload_options(const std::string& dir, const std::string& dt
   options.max_num_seqs = 4;
   options.max_num_batched_tokens = 128;
   options.kv_cache_tokens = 256;
+  options.enforce_eager = true;  // what has no graphs is compared with what has none
   return options;
 }
 
