@@ -46,6 +46,7 @@ std::vector<Line> lines_of(const MemoryPlan& plan) {
       return r.weights.by_kind[kind] - (routed ? r.experts_on_host + r.experts_on_disk : 0);
     });
   }
+  add("slots for experts", [](const RankPlan& r) { return r.expert_overhead; });
   add("absorbed MLA", [](const RankPlan& r) { return r.weights.absorbed; });
   add("RoPE table, alignment", [](const RankPlan& r) { return r.rope_table + r.weights.rounding; });
   for (const MemoryUse use : {MemoryUse::kKvCache, MemoryUse::kWorkspace, MemoryUse::kScratch,
@@ -145,10 +146,15 @@ class TextReport {
     if (plan_.fits) {
       row("left", [&](size_t rank) { return gib_text(plan_.budget.bytes - plan_.ranks[rank].total()); });
     }
-    if (off_device() > 0) {
-      row("experts in host memory", [&](size_t rank) { return gib_text(plan_.ranks[rank].experts_on_host); });
-      row("experts on disk", [&](size_t rank) { return gib_text(plan_.ranks[rank].experts_on_disk); });
-    }
+    if (off_device() == 0) return;
+    const ExpertCounts& counts = plan_.ranks.front().experts;
+    row("experts in host memory", [&](size_t rank) { return gib_text(plan_.ranks[rank].experts_on_host); },
+        fmt::format("{} of {}", counts.host, counts.total()));
+    row("experts on disk", [&](size_t rank) { return gib_text(plan_.ranks[rank].experts_on_disk); },
+        fmt::format("{} of {}", counts.disk, counts.total()));
+    row("used of them a token", [&](size_t rank) {
+      return gib_text(static_cast<uint64_t>(off_device_bytes(c_, plan_.ranks[rank], 1).used));
+    });
   }
 
   uint64_t off_device() const {
@@ -252,6 +258,11 @@ std::string plan_json(Planner& planner, const PlanReport& report) {
         static_cast<int64_t>(plan.budget.bytes) - static_cast<int64_t>(plan.ranks[r].total());
     rank["experts_on_host_bytes"] = plan.ranks[r].experts_on_host;
     rank["experts_on_disk_bytes"] = plan.ranks[r].experts_on_disk;
+    if (plan.options.experts != ExpertHome::kDevice) {
+      const ExpertCounts& counts = plan.ranks[r].experts;
+      rank["experts"] = {{"device", counts.device}, {"host", counts.host}, {"disk", counts.disk}};
+      rank["off_device_bytes_per_token"] = off_device_bytes(planner.config(), plan.ranks[r], 1).used;
+    }
     json["ranks"].push_back(std::move(rank));
   }
   if (!plan.fits) {
