@@ -84,6 +84,10 @@ EngineReady gather_ready(RankRuntime& rank, const LoadedModel& model) {
   struct {
     uint64_t weight_bytes, kv_cache_bytes;
   } held = {model.source->bytes_held(), static_cast<uint64_t>(model.runner->kv_cache_bytes())};
+  if (model.experts) {
+    const RankPlan& plan = model.plan.ranks.front();
+    held.weight_bytes += plan.weights.of(TensorKind::kRoutedExperts) - plan.experts_on_disk;
+  }
   const std::string description = rank.description();
   std::vector<std::byte> message(sizeof held + description.size());
   std::memcpy(message.data(), &held, sizeof held);

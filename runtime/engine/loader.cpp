@@ -67,7 +67,9 @@ uint64_t host_budget(const LoadOptions& o, RankRuntime& rank, const PlanBudget& 
   // The rest is for other processes, and for the page cache that files are read through.
   constexpr double kShare = 0.9;
   const auto free = static_cast<uint64_t>(kShare * static_cast<double>(available));
-  const uint64_t taken = rank.on_cpu() ? device.bytes * rank.size() : 0;
+  // On the CPU a limit sets apart what plays the device; without one all of it is the same memory.
+  const bool apart = rank.on_cpu() && !o.gpu_memory_limit.empty();
+  const uint64_t taken = apart ? device.bytes * rank.size() : 0;
   return free > taken ? free - taken : 1;
 }
 
