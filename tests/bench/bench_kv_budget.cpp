@@ -7,6 +7,8 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <spdlog/spdlog.h>
+
 #include "runtime/engine/engine.h"
 #include "runtime/engine/kv_tiers.h"
 #include "runtime/engine/loader.h"
@@ -103,6 +105,7 @@ int run(int argc, char** argv) {
     }
     o.budgets.push_back(longest);
   }
+  spdlog::set_level(spdlog::level::warn);
   RankRuntime rank({.device = "cpu", .num_threads = o.threads});
   nlohmann::json rows = nlohmann::json::array();
   std::printf("%10s %12s %10s %12s %12s\n", "KV tokens", "preempted", "tokens/s", "preemptions",
