@@ -83,6 +83,17 @@ void OffloadedExperts::read_expert(int64_t expert, std::byte* image) {
   }
 }
 
+// A file that was sound while loading and is not now is this machine's failure, not the user's: the
+// ranks start again, and say then what is wrong with it.
+void OffloadedExperts::read_again(int64_t expert, std::byte* image) {
+  try {
+    read_expert(expert, image);
+  } catch (const InvalidInput& error) {
+    throw DeviceFault(fmt::format("reading an expert again: {}", error.what()));
+  }
+  store_.stats_.bytes_from_disk += image_.weight_bytes();
+}
+
 OffloadedExperts::Arrangement OffloadedExperts::arrange(const std::vector<int32_t>& ids,
                                                         int64_t top_k) {
   const auto count = static_cast<int64_t>(experts_.size());
@@ -185,8 +196,7 @@ void OffloadedExperts::forward(ExecContext& ctx, const Tensor& x, const Tensor& 
     ExpertStore::Place* place = nullptr;
     if (expert.home == ExpertHome::kDisk) {
       place = &store_.next_place();
-      read_expert(guest.expert, place->memory.data());
-      store_.stats_.bytes_from_disk += image_.weight_bytes();
+      read_again(guest.expert, place->memory.data());
     }
     ExpertStore::Slot& slot = store_.next_slot();
     copied_ = device.beside(slot.free ? *slot.free : *begun, [&] {
@@ -243,8 +253,7 @@ void OffloadedExperts::multiply_on_cpu(ExecContext& ctx, const Arrangement& rows
     }
     run_together();
     std::byte* image = store_.next_place().memory.data();
-    read_expert(guest.expert, image);
-    store_.stats_.bytes_from_disk += image_.weight_bytes();
+    read_again(guest.expert, image);
     run_on_host({&guest, 1}, first, {&image, 1});
   }
   run_together();
@@ -322,8 +331,7 @@ void OffloadedExperts::move_up(Expert& hot, int64_t hot_expert, Expert& cold) {
     // The file's copy is as good as the one that is given up. What is still copied from the spare
     // place is a streamed expert's that lived there.
     if (copied_) copied_->wait();
-    read_expert(hot_expert, host_at(spare_));
-    store_.stats_.bytes_from_disk += image_.weight_bytes();
+    read_again(hot_expert, host_at(spare_));
     hot.home = ExpertHome::kHost;
     hot.at = std::exchange(spare_, cold.at);
     cold.home = ExpertHome::kDisk;
@@ -334,8 +342,7 @@ void OffloadedExperts::move_up(Expert& hot, int64_t hot_expert, Expert& cold) {
   const std::unique_ptr<DeviceEvent> now = device.record();
   if (hot.home == ExpertHome::kDisk) {
     ExpertStore::Place& place = store_.next_place();
-    read_expert(hot_expert, place.memory.data());
-    store_.stats_.bytes_from_disk += image_.weight_bytes();
+    read_again(hot_expert, place.memory.data());
     moved_ = device.beside(
         *now, [&] { device.copy_to_device_async(device_slot(slot), place.memory, 0, bytes); });
     place.free = moved_;

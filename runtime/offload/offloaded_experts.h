@@ -49,6 +49,7 @@ class OffloadedExperts final : public RoutedExperts {
   void run_on_host(std::span<const Guest> guests, int64_t first_row,
                    std::span<std::byte* const> images);
   void read_expert(int64_t expert, std::byte* image);
+  void read_again(int64_t expert, std::byte* image);  // in a step
   std::byte* host_at(uint64_t offset) const { return host_memory_.data() + skew_ + offset; }
   std::byte* device_slot(uint64_t slot) const {
     return static_cast<std::byte*>(device_memory_.data()) + slot * image_.bytes();

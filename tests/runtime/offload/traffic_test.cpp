@@ -147,5 +147,32 @@ TEST_CASE("experts of every form live anywhere") {
   }
 }
 
+// Every rank has files of its own here.
+TEST_CASE("a file that shrinks while its experts are read is the machine's failure") {
+  const UniformModel made("bf16");
+  LoadOptions options = offload_options(made.dir(), "bfloat16");
+  options.expert_offload = "cpu";
+  options.num_gpu_experts = 0;
+  options.host_memory = "1";
+  const auto model = load_model(rank_runtime(), options);
+  CHECK(model->plan.ranks.front().experts.disk > 0);
+  for (const auto& entry : std::filesystem::directory_iterator(made.dir())) {
+    if (entry.path().extension() == ".safetensors")
+      std::filesystem::resize_file(entry.path(), 4096);
+  }
+  StepPlan plan;
+  SequenceSlice& slice = plan.slices.emplace_back();
+  for (int32_t i = 0; i < 16; ++i) slice.tokens.push_back(i * 97);
+  slice.pages = {0, 1};
+  slice.sample = true;
+  try {
+    model->runner->run(plan);
+    CHECK(false);
+  } catch (const DeviceFault& fault) {
+    CHECK_THAT(fault.what(),
+               Catch::Contains("reading an expert again") && Catch::Contains("shrank"));
+  }
+}
+
 }  // namespace
 }  // namespace shoal
