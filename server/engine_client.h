@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/request/request.h"
+#include "runtime/offload/offload_stats.h"
 #include "runtime/scheduler/tier_stats.h"
 
 namespace shoal {
@@ -32,6 +33,7 @@ struct EngineStatus {
   int64_t running = 0, waiting = 0, pages_total = 0, pages_used = 0;
   int64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0;
   TierStats tiers;
+  OffloadStats offload;  // of rank 0 since its start
   uint64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
   int restarts = 0;

@@ -117,6 +117,13 @@ pb::Stats to_message(const EngineStats& stats) {
   m.set_pages_restored(stats.scheduler.tiers.restored);
   m.set_pages_saved(stats.scheduler.tiers.saved);
   m.set_pages_loaded(stats.scheduler.tiers.loaded);
+  m.set_experts_on_device(stats.offload.experts_on_device);
+  m.set_experts_on_host(stats.offload.experts_on_host);
+  m.set_experts_on_disk(stats.offload.experts_on_disk);
+  m.set_expert_bytes_streamed(stats.offload.bytes_streamed);
+  m.set_expert_bytes_by_cpu(stats.offload.bytes_read_by_cpu);
+  m.set_expert_bytes_from_disk(stats.offload.bytes_from_disk);
+  m.set_expert_moves(stats.offload.moves);
   m.set_steps(stats.steps);
   m.set_prompt_tokens(stats.prompt_tokens);
   m.set_generated_tokens(stats.generated_tokens);
@@ -137,6 +144,13 @@ void update(EngineStatus& status, const pb::Stats& m) {
                   .restored = m.pages_restored(),
                   .saved = m.pages_saved(),
                   .loaded = m.pages_loaded()};
+  status.offload = {.experts_on_device = m.experts_on_device(),
+                    .experts_on_host = m.experts_on_host(),
+                    .experts_on_disk = m.experts_on_disk(),
+                    .bytes_streamed = m.expert_bytes_streamed(),
+                    .bytes_read_by_cpu = m.expert_bytes_by_cpu(),
+                    .bytes_from_disk = m.expert_bytes_from_disk(),
+                    .moves = m.expert_moves()};
   status.steps = m.steps();
   status.prompt_tokens = m.prompt_tokens();
   status.generated_tokens = m.generated_tokens();

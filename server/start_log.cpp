@@ -84,6 +84,12 @@ void StatisticsLog::update(const EngineStatus& status) {
       prompt / seconds, generated / seconds, status.running, status.waiting,
       percent(status.pages_used, status.pages_total),
       percent(status.prefix_hits, status.prefix_queries));
+  if (const OffloadStats& o = status.offload; o.experts_on_host + o.experts_on_disk > 0) {
+    spdlog::info(
+        "Experts off the device of rank 0 so far: {} streamed, {} read by the CPU, {} of both read from disk, "
+        "{} moves",
+        bytes_text(o.bytes_streamed), bytes_text(o.bytes_read_by_cpu), bytes_text(o.bytes_from_disk), o.moves);
+  }
   const TierStats& t = status.tiers;
   if (t.swapped_out + t.spilled + t.restored + t.loaded == 0) return;
   spdlog::info(
