@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -58,6 +59,10 @@ struct DemoServer {
   DemoServer();
 };
 
-inline std::string demo_model() { return SHOAL_SOURCE_DIR "/deploy/demo-model"; }
+// SHOAL_DEMO_MODEL names another folder: the demo model quantised ahead of time.
+inline std::string demo_model() {
+  const char* other = std::getenv("SHOAL_DEMO_MODEL");
+  return other != nullptr ? other : SHOAL_SOURCE_DIR "/deploy/demo-model";
+}
 
 }  // namespace shoal
