@@ -1,11 +1,5 @@
 #include "runtime/checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "kernels/base/error.h"
@@ -15,20 +9,12 @@ namespace {
 
 // The bound of the reference implementation.
 constexpr uint64_t kMaxHeaderBytes = uint64_t{100} << 20;
-// Linux transfers at most 0x7ffff000 bytes per call; smaller pieces keep signals deliverable.
-constexpr uint64_t kMaxReadBytes = uint64_t{1} << 30;
 
 }  // namespace
 
 std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
-  // O_NONBLOCK: opening a FIFO must not wait for a writer.
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw_invalid("{}: {}", path, std::strerror(errno));
-  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(path, fd));
-  struct stat status {};
-  if (fstat(fd, &status) != 0) throw_invalid("{}: {}", path, std::strerror(errno));
-  if (!S_ISREG(status.st_mode)) throw_invalid("{}: not a regular file", path);
-  const auto size = static_cast<uint64_t>(status.st_size);
+  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(InputFile::open(path)));
+  const uint64_t size = file->file_->size();
   if (size < 8) throw_invalid("{}: {} bytes are too few for a safetensors file", path, size);
 
   unsigned char prefix[8];
@@ -50,21 +36,6 @@ std::unique_ptr<SafetensorsFile> SafetensorsFile::open(const std::string& path) 
   file->read(8, 8 + header_bytes, header.data());
   file->tensors_ = parse_safetensors_header(header, size, path);
   return file;
-}
-
-SafetensorsFile::~SafetensorsFile() { ::close(fd_); }
-
-void SafetensorsFile::read(uint64_t begin, uint64_t end, void* out) const {
-  auto* target = static_cast<std::byte*>(out);
-  while (begin < end) {
-    const ssize_t n =
-        pread(fd_, target, std::min(end - begin, kMaxReadBytes), static_cast<off_t>(begin));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw_invalid("{}: reading at byte {}: {}", path_, begin, std::strerror(errno));
-    if (n == 0) throw_invalid("{}: the file shrank: nothing at byte {}", path_, begin);
-    target += n;
-    begin += static_cast<uint64_t>(n);
-  }
 }
 
 }  // namespace shoal

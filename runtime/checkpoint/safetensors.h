@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/base/dtype.h"
+#include "runtime/checkpoint/input_file.h"
 
 namespace shoal {
 
@@ -35,23 +36,21 @@ std::map<std::string, TensorInfo> parse_safetensors_header(std::string_view head
                                                            uint64_t file_bytes,
                                                            const std::string& source);
 
-// One file, opened; reads are pread(), so a file that shrinks is an error and not a signal.
+// One file, opened.
 class SafetensorsFile {
  public:
   static std::unique_ptr<SafetensorsFile> open(const std::string& path);
-  ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
   SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_->path(); }
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
-  // Thread-safe. REQUIRES: begin <= end inside the file.
-  void read(uint64_t begin, uint64_t end, void* out) const;
+  // Thread-safe. REQUIRES: begin <= end inside the file. Throws InvalidInput when it shrank.
+  void read(uint64_t begin, uint64_t end, void* out) const { file_->read(begin, end, out); }
 
  private:
-  SafetensorsFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
-  std::string path_;
-  int fd_ = -1;
+  explicit SafetensorsFile(std::unique_ptr<InputFile> file) : file_(std::move(file)) {}
+  std::unique_ptr<InputFile> file_;
   std::map<std::string, TensorInfo> tensors_;
 };
 

@@ -6,6 +6,24 @@
 namespace shoal {
 namespace {
 
+// R1 is V3 trained further: the same config.
+constexpr const char* kV3Config =
+    R"({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": false, "eos_token_id": 1,
+        "first_k_dense_replace": 3, "hidden_act": "silu", "kv_lora_rank": 512,
+        "max_position_embeddings": 163840, "model_type": "deepseek_v3", "moe_layer_freq": 1,
+        "n_group": 8, "norm_topk_prob": true, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32,
+        "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000,
+        "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": false,
+        "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "v_head_dim": 128,
+        "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
+        "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
+        "num_attention_heads": 128, "num_key_value_heads": 128, "num_experts_per_tok": 8,
+        "num_hidden_layers": 61, "num_nextn_predict_layers": 1, "quantization_config":
+        {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size":
+        [128, 128]}})";
+
 // What decides shapes, out of the config.json that each model is published with.
 constexpr KnownModel kModels[] = {
     {"deepseek-ai/DeepSeek-V2-Lite",
@@ -37,37 +55,8 @@ constexpr KnownModel kModels[] = {
          "num_attention_heads": 128, "num_key_value_heads": 128, "num_experts_per_tok": 6,
          "num_hidden_layers": 60})"},
     {"deepseek-ai/DeepSeek-V3",
-     R"({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": false, "eos_token_id": 1,
-         "first_k_dense_replace": 3, "hidden_act": "silu", "kv_lora_rank": 512,
-         "max_position_embeddings": 163840, "model_type": "deepseek_v3", "moe_layer_freq": 1,
-         "n_group": 8, "norm_topk_prob": true, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
-         "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32,
-         "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
-         "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000,
-         "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": false,
-         "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "v_head_dim": 128,
-         "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
-         "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
-         "num_attention_heads": 128, "num_key_value_heads": 128, "num_experts_per_tok": 8,
-         "num_hidden_layers": 61, "num_nextn_predict_layers": 1, "quantization_config":
-         {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size":
-         [128, 128]}})"},
-    {"deepseek-ai/DeepSeek-R1",
-     R"({"architectures": ["DeepseekV3ForCausalLM"], "attention_bias": false, "eos_token_id": 1,
-         "first_k_dense_replace": 3, "hidden_act": "silu", "kv_lora_rank": 512,
-         "max_position_embeddings": 163840, "model_type": "deepseek_v3", "moe_layer_freq": 1,
-         "n_group": 8, "norm_topk_prob": true, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
-         "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_scaling": {"beta_fast": 32,
-         "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
-         "original_max_position_embeddings": 4096, "type": "yarn"}, "rope_theta": 10000,
-         "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "tie_word_embeddings": false,
-         "topk_group": 4, "topk_method": "noaux_tc", "torch_dtype": "bfloat16", "v_head_dim": 128,
-         "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
-         "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1,
-         "num_attention_heads": 128, "num_key_value_heads": 128, "num_experts_per_tok": 8,
-         "num_hidden_layers": 61, "num_nextn_predict_layers": 1, "quantization_config":
-         {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size":
-         [128, 128]}})"},
+     kV3Config},
+    {"deepseek-ai/DeepSeek-R1", kV3Config},
     {"deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
      R"({"architectures": ["Qwen2ForCausalLM"], "eos_token_id": 151643, "hidden_act": "silu",
          "hidden_size": 1536, "intermediate_size": 8960, "max_position_embeddings": 131072,

@@ -2,13 +2,11 @@
 // home:
 //
 //   device   multiplied there, all of a layer in one grouped product
-//   host     in host memory (pinned): its rows are multiplied by the CPU, or it is copied to one of
-//   two
-//            device slots and multiplied there, while the next one is on its way to the other
+//   host     in host memory (pinned): its rows are multiplied by the CPU, or it is copied to one
+//            of two device slots and multiplied there, while the next one is on its way to the other
 //   disk     in the checkpoint's file, read when it is needed into one of two places in host
-//   memory, and from
-//            there on as one of the host. What the machine's page cache holds is not read from the
-//            disk.
+//            memory, and from there on as one of the host. What the machine's page cache holds is
+//            not read from the disk.
 //
 // What an expert is used for is counted, and between steps the hottest of a layer change places
 // with the coldest that live better (end_step). A row's result does not depend on where its expert
