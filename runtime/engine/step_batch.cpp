@@ -32,6 +32,12 @@ StepBatch::StepBatch(const StepPlan& plan, const ParallelLayout& layout, int32_t
   };
 
   for (const SequenceSlice& s : plan.slices) {
+    // A wrong plan is a bug that is named here, and not a place outside the cache that is written to.
+    const int64_t end = int64_t{s.first_position} + static_cast<int64_t>(s.tokens.size());
+    SHOAL_CHECK(s.dp_rank >= 0 && s.dp_rank < layout.size && s.first_position >= 0 &&
+                    end <= static_cast<int64_t>(s.pages.size()) * page_size,
+                "request {}: positions [{}, {}) of {} pages, DP rank {} of {}", s.request,
+                s.first_position, end, s.pages.size(), s.dp_rank, layout.size);
     batch_.tokens_per_rank[s.dp_rank] += static_cast<int64_t>(s.tokens.size());
     batch_.logits_per_rank[s.dp_rank] += logits_of(s);
     if (mine(s)) table_width_ = std::max(table_width_, static_cast<int64_t>(s.pages.size()));

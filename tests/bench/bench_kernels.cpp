@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "tests/bench/flags.h"
+#include "tests/bench/run_main.h"
 #include "tests/bench/verb_cases.h"
 
 namespace shoal::bench {
@@ -29,10 +30,5 @@ int run(int argc, char** argv) {
 }  // namespace shoal::bench
 
 int main(int argc, char** argv) {
-  try {
-    return shoal::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "shoal_bench_kernels: %s\n", error.what());
-    return 1;
-  }
+  return shoal::bench::run_main("shoal_bench_kernels", argc, argv, shoal::bench::run);
 }

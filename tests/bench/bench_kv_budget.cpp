@@ -13,6 +13,7 @@
 #include "runtime/engine/kv_tiers.h"
 #include "runtime/engine/loader.h"
 #include "tests/bench/report.h"
+#include "tests/bench/run_main.h"
 
 namespace shoal::bench {
 namespace {
@@ -134,10 +135,5 @@ int run(int argc, char** argv) {
 }  // namespace shoal::bench
 
 int main(int argc, char** argv) {
-  try {
-    return shoal::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "shoal_bench_kv_budget: %s\n", error.what());
-    return 1;
-  }
+  return shoal::bench::run_main("shoal_bench_kv_budget", argc, argv, shoal::bench::run);
 }

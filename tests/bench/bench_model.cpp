@@ -6,6 +6,7 @@
 #include "tests/bench/flags.h"
 #include "tests/bench/model_bench.h"
 #include "tests/bench/report.h"
+#include "tests/bench/run_main.h"
 
 namespace shoal::bench {
 namespace {
@@ -29,10 +30,5 @@ int run(int argc, char** argv) {
 }  // namespace shoal::bench
 
 int main(int argc, char** argv) {
-  try {
-    return shoal::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "shoal_bench_model: %s\n", error.what());
-    return 1;
-  }
+  return shoal::bench::run_main("shoal_bench_model", argc, argv, shoal::bench::run);
 }

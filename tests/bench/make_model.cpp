@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "runtime/memory/known_models.h"
 #include "tests/bench/model_maker.h"
+#include "tests/bench/run_main.h"
 
 namespace shoal::bench {
 namespace {
@@ -49,10 +50,5 @@ int run(int argc, char** argv) {
 }  // namespace shoal::bench
 
 int main(int argc, char** argv) {
-  try {
-    return shoal::bench::run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "shoal_make_model: {}\n", error.what());
-    return 2;
-  }
+  return shoal::bench::run_main("shoal_make_model", argc, argv, shoal::bench::run);
 }

@@ -1,12 +1,12 @@
 // Plans that are made while the one before is not applied yet, as on a device that is one step behind.
 #include <catch2/catch.hpp>
 #include <map>
-#include <numeric>
 #include <utility>
 
 #include "kernels/base/error.h"
 #include "runtime/scheduler/scheduler.h"
 #include "tests/runtime/fake_model.h"
+#include "tests/runtime/scheduler/make_request.h"
 
 namespace shoal {
 namespace {
@@ -22,16 +22,6 @@ SchedulerConfig small_config() {
   config.num_pages = 64;
   config.eos_token_ids = {kEnd};
   return config;
-}
-
-Request make_request(RequestId id, int32_t prompt_len, int32_t max_tokens, int32_t first_token = 0) {
-  Request request;
-  request.id = id;
-  request.tokens.resize(static_cast<size_t>(prompt_len));
-  std::iota(request.tokens.begin(), request.tokens.end(), first_token);
-  request.prompt_len = prompt_len;
-  request.sampling.max_tokens = max_tokens;
-  return request;
 }
 
 std::vector<TokenEvent> apply(Scheduler& scheduler, const StepPlan& plan,

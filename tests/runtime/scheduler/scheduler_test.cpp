@@ -2,10 +2,10 @@
 
 #include <catch2/catch.hpp>
 #include <map>
-#include <numeric>
 
 #include "kernels/base/error.h"
 #include "tests/runtime/fake_model.h"
+#include "tests/runtime/scheduler/make_request.h"
 
 namespace shoal {
 namespace {
@@ -20,16 +20,6 @@ SchedulerConfig small_config() {
   config.page_size = 4;
   config.num_pages = 64;
   return config;
-}
-
-Request make_request(RequestId id, int32_t prompt_len, int32_t max_tokens, int32_t first_token = 0) {
-  Request request;
-  request.id = id;
-  request.tokens.resize(static_cast<size_t>(prompt_len));
-  std::iota(request.tokens.begin(), request.tokens.end(), first_token);
-  request.prompt_len = prompt_len;
-  request.sampling.max_tokens = max_tokens;
-  return request;
 }
 
 // One step with the token that `choose` gives each sampled slice.

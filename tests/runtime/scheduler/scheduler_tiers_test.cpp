@@ -1,9 +1,9 @@
 // Preempted sequences in host memory, prompts in host memory and files: what plans say, step by
 // step.
 #include <catch2/catch.hpp>
-#include <numeric>
 
 #include "runtime/scheduler/scheduler.h"
+#include "tests/runtime/scheduler/make_request.h"
 #include "tests/support/skip.h"
 
 namespace shoal {
@@ -18,16 +18,6 @@ SchedulerConfig small_config() {
   config.num_pages = 8;
   config.tiers.host_pages = 8;
   return config;
-}
-
-Request make_request(RequestId id, int32_t prompt_len, int32_t max_tokens, int32_t first_token) {
-  Request request;
-  request.id = id;
-  request.tokens.resize(static_cast<size_t>(prompt_len));
-  std::iota(request.tokens.begin(), request.tokens.end(), first_token);
-  request.prompt_len = prompt_len;
-  request.sampling.max_tokens = max_tokens;
-  return request;
 }
 
 const SequenceSlice* slice_of(const StepPlan& plan, RequestId id) {
