@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 
+#include "kernels/base/error.h"
 #include "runtime/engine/decode_graphs.h"
 
 namespace shoal {
@@ -83,6 +84,20 @@ TEST_CASE("a step's numbers: which tokens are samples of the step before, of thi
   plan.slices.push_back(slice_of(1, 5, {0}, {7, 2}, true));
   CHECK(StepBatch(plan, {0, 2, true}, 4).has_sources());
   CHECK_FALSE(StepBatch(plan, {1, 2, true}, 4).has_sources());
+}
+
+TEST_CASE("a plan that would leave the cache or the ranks is a bug with a name") {
+  const auto make = [](const SequenceSlice& slice) {
+    StepPlan plan;
+    plan.slices = {slice};
+    return StepBatch(plan, {0, 2, true}, /*page_size=*/4);
+  };
+  CHECK_NOTHROW(make(slice_of(1, 7, {1}, {0, 1}, true)));
+  CHECK_THROWS_AS(make(slice_of(1, 8, {1}, {0, 1}, true)), Bug);       // one past its pages
+  CHECK_THROWS_AS(make(slice_of(0, 0, {1, 2, 3, 4, 5}, {0}, false)), Bug);
+  CHECK_THROWS_AS(make(slice_of(0, -1, {1}, {0}, false)), Bug);
+  CHECK_THROWS_AS(make(slice_of(2, 0, {1}, {0}, false)), Bug);         // two ranks
+  CHECK_THROWS_AS(make(slice_of(-1, 0, {1}, {0}, false)), Bug);
 }
 
 TEST_CASE("decode buckets grow so that padding stays small, and end at what is asked for") {
