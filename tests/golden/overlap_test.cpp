@@ -148,7 +148,7 @@ TEST_CASE("halves of a batch: sequences that are cut, kept whole, and left out")
   const ParallelLayout layout{rank_runtime().rank(), rank_runtime().size()};
   ExecContext ctx = rank_runtime().exec(DType::kF32);
   const auto split = [&] {
-    const StepBatch step(plan, layout, /*page_size=*/8);
+    const StepBatch step(plan, layout, /*page_size=*/16);  // two hold 26 tokens
     const auto size = static_cast<int64_t>(step.numbers().size());
     return split_batch(ctx, layout, step.on_device(ctx.workspace.from_host(
                                         DType::kI32, step.numbers().data(), {size})));
