@@ -118,6 +118,8 @@ void Call::start(std::function<void()> wake) {
     request.sampling = setup_.sampling.params;
     request.sampling.seed += i;
     request.priority = setup_.priority;
+    request.client = setup_.context.client->id;
+    request.cache_salt = setup_.context.client->cache_salt;
     engine_.submit(std::move(request), [self = shared_from_this(), i](const TokenEvent& event) {
       self->on_event(i, event);
     });

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "server/call_context.h"
 #include "server/call_status.h"
 #include "server/engine_client.h"
 #include "server/sequence_output.h"
@@ -78,6 +79,7 @@ class Call : public std::enable_shared_from_this<Call> {
  public:
   struct Setup {
     std::string id;  // for the client
+    CallContext context;
     CallSampling sampling;
     OutputFormat format;
     std::vector<int32_t> prompt;

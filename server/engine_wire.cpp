@@ -19,6 +19,8 @@ pb::Submit to_message(const Request& request) {
   m.mutable_tokens()->Add(request.tokens.begin(), request.tokens.end());
   m.set_prompt_len(request.prompt_len);
   m.set_priority(request.priority);
+  m.set_client(request.client);
+  m.set_cache_salt(request.cache_salt);
   const SamplingParams& p = request.sampling;
   pb::SamplingParams& s = *m.mutable_sampling();
   s.set_temperature(p.temperature);
@@ -44,6 +46,8 @@ Request from_message(const pb::Submit& m) {
   request.tokens.assign(m.tokens().begin(), m.tokens().end());
   request.prompt_len = m.prompt_len();
   request.priority = m.priority();
+  request.client = m.client();
+  request.cache_salt = m.cache_salt();
   const pb::SamplingParams& s = m.sampling();
   SamplingParams& p = request.sampling;
   p.temperature = s.temperature();

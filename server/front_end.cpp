@@ -97,7 +97,8 @@ std::string FrontEnd::render(const google::protobuf::RepeatedPtrField<v1::Messag
   return render_conversation(chat_template_, messages, tools, kwargs);
 }
 
-std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request) {
+std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request,
+                                     const CallContext& context) {
   const RequestLimits limits = ready_limits();
   check_model(request.model());
   check_priority(request.priority());
@@ -109,11 +110,12 @@ std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request) {
   fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
   const OutputFormat format{.split_reasoning = true,
                             .starts_in_reasoning = prompt_opens_reasoning(text)};
-  return admit("chat", std::move(sampling), format, std::move(prompt), request.priority(),
+  return admit("chat", context, std::move(sampling), format, std::move(prompt), request.priority(),
                !request.has_stream() || request.stream());
 }
 
-std::shared_ptr<Call> FrontEnd::complete(const v1::CompleteRequest& request) {
+std::shared_ptr<Call> FrontEnd::complete(const v1::CompleteRequest& request,
+                                         const CallContext& context) {
   const RequestLimits limits = ready_limits();
   check_model(request.model());
   check_priority(request.priority());
@@ -132,17 +134,18 @@ std::shared_ptr<Call> FrontEnd::complete(const v1::CompleteRequest& request) {
       throw_invalid("prompt is missing; text or token_ids must be set");
   }
   fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
-  return admit("cmpl", std::move(sampling), {}, std::move(prompt), request.priority(),
+  return admit("cmpl", context, std::move(sampling), {}, std::move(prompt), request.priority(),
                !request.has_stream() || request.stream());
 }
 
-std::shared_ptr<Call> FrontEnd::admit(const char* id_prefix, CallSampling sampling,
-                                      OutputFormat format, std::vector<int32_t> prompt,
+std::shared_ptr<Call> FrontEnd::admit(const char* id_prefix, const CallContext& context,
+                                      CallSampling sampling, OutputFormat format, std::vector<int32_t> prompt,
                                       int32_t priority, bool stream) {
   if (!sampling.has_seed) sampling.params.seed = draw_seed();
   const int32_t n = sampling.n;
   book_->admit(n);
   Call::Setup setup;
+  setup.context = context;
   setup.first_request_id = next_id_.fetch_add(n);
   setup.id = fmt::format("{}-{:x}", id_prefix, draw_seed());
   setup.sampling = std::move(sampling);

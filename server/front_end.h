@@ -37,8 +37,8 @@ class FrontEnd {
            int64_t max_sequences);
 
   // A call that is admitted and not started yet.
-  std::shared_ptr<Call> chat(const v1::ChatRequest& request);
-  std::shared_ptr<Call> complete(const v1::CompleteRequest& request);
+  std::shared_ptr<Call> chat(const v1::ChatRequest& request, const CallContext& context);
+  std::shared_ptr<Call> complete(const v1::CompleteRequest& request, const CallContext& context);
   v1::TokenizeResponse tokenize(const v1::TokenizeRequest& request) const;
   v1::DetokenizeResponse detokenize(const v1::DetokenizeRequest& request) const;
   v1::GetModelResponse model() const;
@@ -56,7 +56,8 @@ class FrontEnd {
   std::string render(const google::protobuf::RepeatedPtrField<v1::Message>& messages,
                      const google::protobuf::RepeatedPtrField<std::string>& tools,
                      const google::protobuf::Map<std::string, std::string>& kwargs) const;
-  std::shared_ptr<Call> admit(const char* id_prefix, CallSampling sampling, OutputFormat format,
+  std::shared_ptr<Call> admit(const char* id_prefix, const CallContext& context,
+                              CallSampling sampling, OutputFormat format,
                               std::vector<int32_t> prompt, int32_t priority, bool stream);
 
   const ServedModel model_;

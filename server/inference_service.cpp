@@ -58,6 +58,14 @@ void check_key(const grpc::CallbackServerContext& context, const std::string& ke
                     "this server wants an API key: send `authorization: Bearer KEY`");
 }
 
+CallContext call_context(const grpc::CallbackServerContext& context) {
+  CallContext result;
+  if (context.deadline() != std::chrono::system_clock::time_point::max()) {
+    result.deadline = context.deadline();
+  }
+  return result;
+}
+
 template <typename Message>
 Message parse(const grpc::ByteBuffer& bytes) {
   std::vector<grpc::Slice> slices;
@@ -183,13 +191,13 @@ class InferenceService final : public RawInference {
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Chat(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* bytes) override {
     return open<v1::ChatResponse>(context,
-                                  [&] { return front_end_.chat(parse<v1::ChatRequest>(*bytes)); });
+                                  [&] { return front_end_.chat(parse<v1::ChatRequest>(*bytes), call_context(*context)); });
   }
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Complete(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* bytes) override {
     return open<v1::CompleteResponse>(
-        context, [&] { return front_end_.complete(parse<v1::CompleteRequest>(*bytes)); });
+        context, [&] { return front_end_.complete(parse<v1::CompleteRequest>(*bytes), call_context(*context)); });
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,

@@ -19,7 +19,12 @@ struct Request {
   std::vector<int32_t> tokens;
   int32_t prompt_len = 0;  // tokens[0, prompt_len) is the prompt proper
   SamplingParams sampling;
-  int32_t priority = 0;  // lower runs first; ties: arrival
+  int32_t priority = 0;  // lower runs first; ties: fair shares of clients, then arrival
+  // Whose it is: among waiting requests of one priority, clients take turns. 0: nobody's in particular.
+  uint64_t client = 0;
+  // Its prompt is found in the prefix cache only by requests with the same salt: a client must not be
+  // able to tell by the time of an answer what another one asked (CVE-2025-46570).
+  std::string cache_salt;
 };
 
 enum class FinishReason { kNone, kStop, kLength, kAbort, kError };
