@@ -18,11 +18,6 @@ double seconds_since(SteadyClock::time_point begin) {
   return std::chrono::duration<double>(SteadyClock::now() - begin).count();
 }
 
-bool is_loopback(const std::string& server) {
-  return server.starts_with("127.") || server.starts_with("localhost:") ||
-         server.starts_with("[::1]:") || server.starts_with("unix:");
-}
-
 }  // namespace
 
 struct ChatClient::Wire {
@@ -31,14 +26,9 @@ struct ChatClient::Wire {
   grpc::ClientContext* answering = nullptr;  // guarded by mutex
 };
 
-ChatClient::ChatClient(const std::string& server, const std::string& api_key)
-    : wire_(std::make_unique<Wire>()), server_(server), api_key_(api_key) {
-  grpc::ChannelArguments args;
-  args.SetMaxReceiveMessageSize(-1);
-  // gRPC asks $http_proxy for every address; no proxy reaches a server of this machine.
-  if (is_loopback(server)) args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  wire_->stub = v1::Inference::NewStub(
-      grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), args));
+ChatClient::ChatClient(const ServerAddress& address)
+    : wire_(std::make_unique<Wire>()), address_(address) {
+  wire_->stub = v1::Inference::NewStub(open_channel(address));
 }
 
 ChatClient::~ChatClient() = default;
@@ -47,21 +37,21 @@ v1::GetModelResponse ChatClient::connect(const std::function<void(const std::str
   const auto call = [&](auto method, const auto& request, auto* response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kShortCall);
-    if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
+    authorize(address_, &context);
     const grpc::Status status = (wire_->stub.get()->*method)(&context, request, response);
     if (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
         status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
       throw_invalid("no server answers at {} ({}); start one with `shoal serve --model ...`",
-                    server_, status.error_message());
+                    address_.server, status.error_message());
     }
-    if (!status.ok()) throw_invalid("{}: {}", server_, status.error_message());
+    if (!status.ok()) throw_invalid("{}: {}", address_.server, status.error_message());
   };
   std::string told;  // the same state is not told twice: a pipe has no line to write over
   while (true) {
     v1::GetStatusResponse status;
     call(&v1::Inference::Stub::GetStatus, v1::GetStatusRequest(), &status);
     if (status.state() == v1::SERVER_STATE_FAILED || status.state() == v1::SERVER_STATE_DRAINING) {
-      throw_invalid("the server at {} is not serving: {}", server_, status.detail());
+      throw_invalid("the server at {} is not serving: {}", address_.server, status.detail());
     }
     if (status.state() != v1::SERVER_STATE_LOADING) break;
     const std::string now = status.detail().empty() ? "starting its ranks" : status.detail();
@@ -80,7 +70,7 @@ ChatAnswer ChatClient::ask(
   ChatAnswer answer;
   const SteadyClock::time_point begin = SteadyClock::now();
   grpc::ClientContext context;
-  if (!api_key_.empty()) context.AddMetadata("authorization", "Bearer " + api_key_);
+  authorize(address_, &context);
   if (timeout > 0) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<int64_t>(timeout * 1000)));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "server/client_channel.h"
 #include "shoal/v1/inference.pb.h"
 
 namespace shoal {
@@ -21,7 +22,7 @@ struct ChatAnswer {
 
 class ChatClient {
  public:
-  ChatClient(const std::string& server, const std::string& api_key);
+  explicit ChatClient(const ServerAddress& address);
   ~ChatClient();
 
   // Waits while the server loads its model, telling `on_wait` how far it is once a second. Throws
@@ -36,7 +37,7 @@ class ChatClient {
  private:
   struct Wire;
   std::unique_ptr<Wire> wire_;
-  const std::string server_, api_key_;
+  const ServerAddress address_;
 };
 
 }  // namespace shoal

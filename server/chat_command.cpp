@@ -176,7 +176,7 @@ int run_session(ChatClient* client, const ChatOptions& options, const std::strin
 
 int run_chat(const ChatOptions& options) {
   const bool stdin_terminal = isatty(STDIN_FILENO), stdout_terminal = isatty(STDOUT_FILENO);
-  ChatClient client(options.server, options.api_key);
+  ChatClient client(options.address);
   bool waited = false;
   const v1::GetModelResponse model = client.connect([&](const std::string& detail) {
     const bool bar = isatty(STDERR_FILENO);

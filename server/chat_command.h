@@ -6,12 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "server/client_channel.h"
+
 namespace shoal {
 
 struct ChatOptions {
-  std::string server = "127.0.0.1:8000";  // --server host:port
-  std::string api_key;                    // --api-key
-  std::string system;                     // --system
+  ServerAddress address;
+  std::string system;                // --system
   std::vector<std::string> message;  // positional words, joined by spaces; none: pipe or session
   bool reasoning = true;             // --no-reasoning: do not show it
   bool stats = false;                // --stats

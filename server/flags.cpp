@@ -212,8 +212,7 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
 void add_chat_flags(CLI::App& app, ChatOptions& o) {
   app.add_option("message", o.message,
                  "The question; without one: stdin, or a session on a terminal");
-  app.add_option("--server", o.server, "host:port of the server")->capture_default_str();
-  app.add_option("--api-key", o.api_key, "Key of the server");
+  add_server_flags(app, o.address);
   app.add_option("--system", o.system, "System prompt");
   app.add_flag("--reasoning,!--no-reasoning", o.reasoning, "Show what the model thinks (default)");
   app.add_flag("--stats", o.stats, "Print time to first token and tokens per second");
