@@ -10,6 +10,7 @@ namespace shoal {
 struct EngineOptions {
   std::string model;                      // --model: folder or org/name
   std::string revision = "main";          // --revision
+  std::string load_format = "auto";       // --load-format auto|dummy
   std::string device = "auto";            // --device auto|cpu|cuda
   std::string dtype = "auto";             // --dtype auto|float32|bfloat16
   std::string kv_cache_dtype = "auto";    // --kv-cache-dtype auto|float32|bfloat16|fp8|int8

@@ -53,6 +53,12 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
   app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
       ->group(group)
       ->capture_default_str();
+  app.add_option("--load-format", o.load_format,
+                 "auto: weights from the checkpoint's files; dummy: made-up ones, only config.json (and the "
+                 "tokenizer) is needed")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->group(group)
+      ->capture_default_str();
   app.add_option("--device", o.device, "Device of the ranks; auto: GPUs where there are any")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->group(group)
@@ -306,6 +312,11 @@ void add_plan_flags(CLI::App& app, PlanCommandOptions& o) {
                  "R1-Distill-Qwen-7B)")
       ->required();
   app.add_option("--revision", o.revision, "Revision of an org/name model in the cache")
+      ->capture_default_str();
+  app.add_option("--load-format", o.load_format,
+                 "auto: weights from the checkpoint's files; dummy: made-up ones, only config.json (and the "
+                 "tokenizer) is needed")
+      ->check(CLI::IsMember({"auto", "dummy"}))
       ->capture_default_str();
   app.add_option("--gpus", o.gpus,
                  "8xH100, \"1xRTX 4090\", or NAME=bytes,GB/s,TFLOPS; without it this machine's CPU");

@@ -95,6 +95,7 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
       "rank",
       "--model=" + o.model,
       "--revision=" + o.revision,
+      "--load-format=" + o.load_format,
       "--device=" + o.device,
       "--dtype=" + o.dtype,
       "--kv-cache-dtype=" + o.kv_cache_dtype,

@@ -86,6 +86,7 @@ int run_logits(const LogitsOptions& options) {
   RankRuntime rank({.device = e.device, .num_threads = e.threads_per_rank});
   LoadOptions load;
   load.model_dir = resolve_model_dir(e.model, e.revision);
+  load.load_format = e.load_format;
   load.dtype = e.dtype;
   load.kv_cache_dtype = e.kv_cache_dtype;
   load.gpu_memory_limit = e.gpu_memory_limit;

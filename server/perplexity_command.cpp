@@ -103,6 +103,7 @@ int run_perplexity(const PerplexityOptions& options) {
   RankRuntime rank({.device = e.device, .num_threads = e.threads_per_rank});
   LoadOptions load;
   load.model_dir = dir;
+  load.load_format = e.load_format;
   load.dtype = e.dtype;
   load.kv_cache_dtype = e.kv_cache_dtype;
   load.quantization = e.quantization;

@@ -9,6 +9,7 @@
 #include "runtime/backend.h"
 #include "runtime/checkpoint/model_dir.h"
 #include "runtime/memory/known_models.h"
+#include "runtime/quantization/dummy_checkpoint.h"
 #include "server/plan_report.h"
 
 namespace shoal {
@@ -50,6 +51,13 @@ PlannedModel find_model(const PlanCommandOptions& o) {
   PlannedModel model{o.model, read_model_config(dir), {}, ""};
   const DType dtype = parse_dtype(o.dtype, model.config);
   // A folder with nothing but a config.json is planned as such a model is published.
+  if (o.load_format == "dummy") {
+    const std::shared_ptr<const Checkpoint> made_up = open_dummy_checkpoint(dir, "none");
+    const std::string form = made_up->quantization();
+    model.stored = "made up, as config.json says" + (form.empty() ? "" : ", " + form);
+    model.forms = forms_of_checkpoint(made_up, dtype);
+    return model;
+  }
   const bool weights = std::filesystem::is_regular_file(dir) ||
                        std::filesystem::exists(dir + "/model.safetensors") ||
                        std::filesystem::exists(dir + "/model.safetensors.index.json");

@@ -11,6 +11,7 @@ namespace shoal {
 struct PlanCommandOptions {
   std::string model;                    // --model: folder, org/name, or a published model's name
   std::string revision = "main";        // --revision
+  std::string load_format = "auto";     // --load-format auto|dummy: dummy looks at no weights
   std::string gpus;                     // --gpus "8xH100"; empty: this machine's CPU
   std::string device = "auto";          // --device auto|cpu
   std::string host_memory;              // --host-memory 512GiB: for all ranks of a node

@@ -34,6 +34,7 @@ ExchangePolicy parse_exchange(const std::string& value) {
 LoadOptions load_options(const EngineOptions& o) {
   LoadOptions load;
   load.model_dir = resolve_model_dir(o.model, o.revision);
+  load.load_format = o.load_format;
   load.dtype = o.dtype;
   load.kv_cache_dtype = o.kv_cache_dtype;
   load.quantization = o.quantization;

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <utility>
@@ -55,6 +56,15 @@ ChatTemplate chat_template(const ServeOptions& options, const std::string& dir) 
     throw_invalid("--chat-template {}: no such file, or an empty one", options.chat_template);
   }
   return ChatTemplate(source, of_checkpoint.bos_token(), of_checkpoint.eos_token());
+}
+
+// Made-up weights need no files, but text has to become tokens.
+void check_tokenizer(const ServeOptions& options, const std::string& dir) {
+  if (options.engine.load_format != "dummy" || !std::filesystem::is_directory(dir)) return;
+  if (std::filesystem::exists(dir + "/tokenizer.json")) return;
+  throw_invalid("{}: tokenizer.json is missing; --load-format dummy makes up weights, but a server needs a "
+                "tokenizer: put the model's beside config.json",
+                dir);
 }
 
 // Waits until the engine is ready. False: a signal came first.
@@ -126,6 +136,7 @@ int run_serve(const ServeOptions& options) {
   const std::string dir = resolve_model_dir(options.engine.model, options.engine.revision);
   const ModelConfig config = read_model_config(dir);
   ServedModel model = served_model(options, dir, config);
+  check_tokenizer(options, dir);
   Tokenizer tokenizer = Tokenizer::FromCheckpoint(dir);
   ChatTemplate templates = chat_template(options, dir);
   spdlog::info("Resolved architecture: {} ({})", config.architecture_name, dir);

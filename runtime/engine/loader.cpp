@@ -7,7 +7,7 @@
 #include <spdlog/spdlog.h>
 
 #include "runtime/memory/advice.h"
-#include "runtime/quantization/quantized_weight.h"
+#include "runtime/quantization/dummy_checkpoint.h"
 
 namespace shoal {
 namespace {
@@ -197,7 +197,7 @@ std::unique_ptr<LoadedModel> load_model(
   m->dtype = parse_dtype(options.dtype,
                          m->config.torch_dtype == DType::kF32 ? DType::kF32 : DType::kBF16);
   m->kv_dtype = parse_kv_cache_dtype(options.kv_cache_dtype, m->dtype);
-  m->checkpoint = open_checkpoint(options.model_dir, options.quantization);
+  m->checkpoint = open_checkpoint_as(options.load_format, options.model_dir, options.quantization);
   rank.device().ledger().expect_no_more(SIZE_MAX);
   plan_memory(options, rank, *m);
   const uint64_t total = m->checkpoint->total_bytes() / rank.size();
@@ -215,7 +215,9 @@ std::unique_ptr<LoadedModel> load_model(
                                                  rank.host_device(), rank.host_ops());
     }
     m->model = make_model(m->config, m->layout,
-                          {m->dtype, m->max_model_len, options.load_mtp, m->experts.get()}, *m->source, ctx);
+                          {m->dtype, m->max_model_len, options.load_mtp, m->experts.get(),
+                           /*count_experts=*/rank.on_cpu()},
+                          *m->source, ctx);
   }
   check_all_used(*m->source, m->config);
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,

@@ -21,6 +21,7 @@ namespace shoal {
 
 struct LoadOptions {
   std::string model_dir;               // a folder
+  std::string load_format = "auto";    // auto | dummy (made-up weights: runtime/quantization/dummy_checkpoint.h)
   std::string dtype = "auto";          // auto (the checkpoint's) | float32 | bfloat16
   std::string kv_cache_dtype = "auto"; // auto (dtype) | float32 | bfloat16 | fp8 | int8
   std::string quantization = "none";   // or a scheme: while loading (runtime/quantization/scheme.h)
