@@ -8,12 +8,21 @@
 // there too: parallel/nccl/nccl_collectives.h.)
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "kernels/base/tensor.h"
 
 namespace shoal {
+
+// What bytes between ranks are sent for.
+enum class Traffic : uint8_t { kAllReduce, kAllGather, kReduceScatter, kAllToAll, kGather };
+inline constexpr int kNumTraffic = static_cast<int>(Traffic::kGather) + 1;
+inline constexpr std::array<std::string_view, kNumTraffic> kTrafficNames = {
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "gather"};
 
 class Collectives {
  public:
@@ -71,9 +80,37 @@ class Collectives {
 
   // Bytes that this rank has sent since construction: what docs/parallelism.md predicts.
   int64_t bytes_sent() const { return bytes_sent_; }
+  // Of those, by verb. What a recorded graph sends when it is replayed is in neither.
+  const std::array<int64_t, kNumTraffic>& bytes_sent_by_verb() const { return by_verb_; }
+  // That this rank has spent inside verbs, waiting for its peers included; 0 where verbs only queue work.
+  double seconds() const { return seconds_; }
 
  protected:
+  // Lives as long as a verb runs: books what it sends and, if `timed`, how long it takes.
+  class Account {
+   public:
+    Account(Collectives& of, Traffic verb, bool timed = false)
+        : of_(of), verb_(verb), timed_(timed), sent_(of.bytes_sent_) {
+      if (timed) begin_ = Clock::now();
+    }
+    ~Account() {
+      of_.by_verb_[static_cast<int>(verb_)] += of_.bytes_sent_ - sent_;
+      if (timed_) of_.seconds_ += std::chrono::duration<double>(Clock::now() - begin_).count();
+    }
+    Account(const Account&) = delete;
+
+   private:
+    using Clock = std::chrono::steady_clock;
+    Collectives& of_;
+    const Traffic verb_;
+    const bool timed_;
+    const int64_t sent_;
+    Clock::time_point begin_;
+  };
+
   int64_t bytes_sent_ = 0;
+  std::array<int64_t, kNumTraffic> by_verb_{};
+  double seconds_ = 0;
   uint64_t step_ = 0;
   int32_t layer_ = -1;  // -1: outside the layers
 };

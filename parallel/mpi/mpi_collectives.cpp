@@ -120,6 +120,7 @@ void MpiCollectives::exchange(const Pieces& send, const Pieces& recv) {
 }
 
 void MpiCollectives::all_reduce_sum(const Tensor& x) {
+  const Account account(*this, Traffic::kAllReduce, /*timed=*/true);
   SHOAL_CHECK(x.dtype == DType::kF32 && x.contiguous(), "{}", x.shape_string());
   const int64_t count = x.num_elements();
   if (size() == 1 || count == 0) return;
@@ -146,6 +147,7 @@ void MpiCollectives::all_reduce_sum(const Tensor& x) {
 
 void MpiCollectives::all_gather_rows(const Tensor& local, std::span<const int64_t> rows,
                                      const Tensor& out) {
+  const Account account(*this, Traffic::kAllGather, /*timed=*/true);
   SHOAL_CHECK(local.contiguous() && local.dtype == out.dtype && local.dim(0) == rows[rank()],
               "{} of {}", local.shape_string(), out.shape_string());
   const Piece own{static_cast<std::byte*>(local.data), local.num_bytes()};
@@ -154,6 +156,7 @@ void MpiCollectives::all_gather_rows(const Tensor& local, std::span<const int64_
 
 void MpiCollectives::reduce_scatter_rows(const Tensor& x, std::span<const int64_t> rows,
                                          const Tensor& out) {
+  const Account account(*this, Traffic::kReduceScatter, /*timed=*/true);
   SHOAL_CHECK(x.dtype == DType::kF32 && out.dtype == DType::kF32 && out.contiguous() &&
                   out.dim(0) == rows[rank()],
               "{} to {}", x.shape_string(), out.shape_string());
@@ -169,6 +172,7 @@ void MpiCollectives::reduce_scatter_rows(const Tensor& x, std::span<const int64_
 
 void MpiCollectives::all_to_all_rows(const Tensor& send, std::span<const int64_t> send_rows,
                                      const Tensor& recv, std::span<const int64_t> recv_rows) {
+  const Account account(*this, Traffic::kAllToAll, /*timed=*/true);
   SHOAL_CHECK(send.dtype == recv.dtype && send.dim(1) == recv.dim(1), "{} and {}",
               send.shape_string(), recv.shape_string());
   const int64_t bytes = send.dim(1) * dtype_size(send.dtype);
@@ -176,6 +180,7 @@ void MpiCollectives::all_to_all_rows(const Tensor& send, std::span<const int64_t
 }
 
 void MpiCollectives::all_to_all_counts(std::span<const int64_t> send, std::span<int64_t> recv) {
+  const Account account(*this, Traffic::kAllToAll, /*timed=*/true);
   SHOAL_CHECK(static_cast<int>(send.size()) == size() && send.size() == recv.size());
   const std::vector<int64_t> ones(size(), 1);
   const Tensor from(const_cast<int64_t*>(send.data()), DType::kI64, {size()});
@@ -185,6 +190,7 @@ void MpiCollectives::all_to_all_counts(std::span<const int64_t> send, std::span<
 
 void MpiCollectives::gather_rows_to_root(const Tensor& local, std::span<const int64_t> elements,
                                          const Tensor& out) {
+  const Account account(*this, Traffic::kGather, /*timed=*/true);
   SHOAL_CHECK(local.contiguous() && local.num_elements() == elements[rank()], "{} of {} elements",
               local.shape_string(), elements[rank()]);
   Pieces send(size());

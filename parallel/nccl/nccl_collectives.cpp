@@ -167,6 +167,7 @@ void NcclCollectives::all_reduce_by_nccl(const Tensor& x) {
 }
 
 void NcclCollectives::all_reduce_sum(const Tensor& x) {
+  const Account account(*this, Traffic::kAllReduce);
   SHOAL_CHECK(x.contiguous(), "{} with gaps", x.shape_string());
   summable(x.dtype);
   if (size() == 1 || x.num_elements() == 0) return;
@@ -186,6 +187,7 @@ void NcclCollectives::all_reduce_sum(const Tensor& x) {
 
 bool NcclCollectives::all_reduce_add_rms_norm(const Tensor& x, const Tensor& residual,
                                               const Tensor& weight, float eps, const Tensor& out) {
+  const Account account(*this, Traffic::kAllReduce);
   if (!peer_ || !peer_->takes_rows(x) ||
       peer_->way_for(x.num_bytes()) != PeerAllReduce::Way::kOneShot) {
     return false;
@@ -202,6 +204,7 @@ bool NcclCollectives::all_reduce_add_rms_norm(const Tensor& x, const Tensor& res
 
 void NcclCollectives::all_gather_rows(const Tensor& local, std::span<const int64_t> rows,
                                       const Tensor& out) {
+  const Account account(*this, Traffic::kAllGather);
   SHOAL_CHECK(std::ssize(rows) == size() && local.contiguous() && local.dtype == out.dtype &&
                   local.dim(0) == rows[rank()],
               "{} of {}", local.shape_string(), out.shape_string());
@@ -228,6 +231,7 @@ void NcclCollectives::all_gather_rows(const Tensor& local, std::span<const int64
 
 void NcclCollectives::reduce_scatter_rows(const Tensor& x, std::span<const int64_t> rows,
                                           const Tensor& out) {
+  const Account account(*this, Traffic::kReduceScatter);
   SHOAL_CHECK(std::ssize(rows) == size() && x.dtype == out.dtype && out.contiguous() &&
                   out.dim(0) == rows[rank()],
               "{} to {}", x.shape_string(), out.shape_string());
@@ -257,6 +261,7 @@ void NcclCollectives::reduce_scatter_rows(const Tensor& x, std::span<const int64
 
 void NcclCollectives::all_to_all_rows(const Tensor& send, std::span<const int64_t> send_rows,
                                       const Tensor& recv, std::span<const int64_t> recv_rows) {
+  const Account account(*this, Traffic::kAllToAll);
   SHOAL_CHECK(std::ssize(send_rows) == size() && std::ssize(recv_rows) == size() &&
                   send.dtype == recv.dtype && send.dim(1) == recv.dim(1),
               "{} and {}", send.shape_string(), recv.shape_string());
@@ -282,6 +287,7 @@ void NcclCollectives::all_to_all_rows(const Tensor& send, std::span<const int64_
 }
 
 void NcclCollectives::all_to_all_counts(std::span<const int64_t> send, std::span<int64_t> recv) {
+  const Account account(*this, Traffic::kAllToAll);
   SHOAL_CHECK(std::ssize(send) == size() && send.size() == recv.size());
   auto* own = static_cast<int64_t*>(counts_.data());
   int64_t* all = own + size();  // [N, N]
@@ -297,6 +303,7 @@ void NcclCollectives::all_to_all_counts(std::span<const int64_t> send, std::span
 
 void NcclCollectives::gather_rows_to_root(const Tensor& local, std::span<const int64_t> elements,
                                           const Tensor& out) {
+  const Account account(*this, Traffic::kGather);
   SHOAL_CHECK(std::ssize(elements) == size() && local.contiguous() &&
                   local.num_elements() == elements[rank()],
               "{} of {} elements", local.shape_string(), elements[rank()]);

@@ -10,6 +10,10 @@ namespace {
 
 // While requests wait for files only. Pages of a megabyte take about that long to read.
 constexpr std::chrono::milliseconds kLoadPoll{1};
+// A working engine calls its sink at least so often, between steps.
+constexpr std::chrono::seconds kSignOfLife{1};
+// Between reports of the ranks: one costs all ranks a gather of some KB.
+constexpr std::chrono::seconds kReportInterval{1};
 // Of a new measurement in an average: as many steps or copies count as a change takes to show.
 constexpr double kNewest = 0.2;
 
@@ -22,6 +26,23 @@ void average(double& mean, double value) {
 int64_t do_pages(const StepPlan& plan, ProcessGroup& group, StepRunner& runner) {
   runner.move_pages(plan);
   return plan.ask == 0 ? -1 : group.min(runner.loaded(plan.ask));
+}
+
+// Collective where the plan asks for it; on rank 0 everybody's.
+std::vector<RankReport> do_report(const StepPlan& plan, ProcessGroup& group, RankReport own) {
+  if (group.size() == 1) return {std::move(own)};
+  std::vector<RankReport> reports;
+  for (const std::vector<std::byte>& bytes : group.gather(own.serialize())) {
+    reports.push_back(RankReport::deserialize(bytes));
+  }
+  return reports;
+}
+
+RankReport report_of(const StepRunner& runner, const RankStats& counted) {
+  RankReport report = runner.report();
+  report.stats.steps = counted.steps;
+  report.stats.step_seconds = counted.step_seconds;
+  return report;
 }
 
 }  // namespace
@@ -38,7 +59,7 @@ Engine::Engine(EngineConfig config, ProcessGroup& group, StepRunner& runner, Eve
 
 void Engine::submit(Request request) {
   const std::lock_guard lock(mutex_);
-  submitted_.push_back(std::move(request));
+  submitted_.push_back({std::move(request), Clock::now()});
   wake_.notify_one();
 }
 
@@ -77,7 +98,7 @@ void Engine::run() {
 
 // Waits for work; false when it is time to stop.
 bool Engine::take_inbox() {
-  std::vector<Request> submitted;
+  std::vector<Submitted> submitted;
   std::vector<RequestId> cancelled;
   bool stopping;
   {
@@ -93,17 +114,19 @@ bool Engine::take_inbox() {
     stopping = stopping_;
   }
   std::vector<TokenEvent> events;
-  for (Request& request : submitted) {
+  for (auto& [request, arrived] : submitted) {
     const RequestId id = request.id;
     try {
       check_token_ids(request);
       scheduler_.add(std::move(request));
+      waiting_[id] = {arrived, std::nullopt};
     } catch (const InvalidInput& e) {
       events.push_back({.id = id, .finish_reason = FinishReason::kError, .error = e.what()});
     }
   }
   for (RequestId id : cancelled) {
     if (scheduler_.cancel(id)) events.push_back({.id = id, .finish_reason = FinishReason::kAbort});
+    waiting_.erase(id);
   }
   if (!submitted.empty() || !cancelled.empty()) publish_stats(nullptr, 0, 0);
   emit(std::move(events));
@@ -155,6 +178,11 @@ void Engine::turn() {
   if (!plan->ahead) drain();
   const auto begun = Clock::now();
   last_step_ = plan->number;
+  if (begun - last_report_ >= kReportInterval) {
+    plan->report = true;
+    last_report_ = begun;
+  }
+  begin_waiting(*plan);
   move_pages(*plan);
   runner_.begin(*plan);
   std::vector<TokenEvent> events;
@@ -165,11 +193,39 @@ void Engine::turn() {
   if (!running_->plan.ahead) drain();
 }
 
+void Engine::begin_waiting(const StepPlan& plan) {
+  if (waiting_.empty()) return;
+  const auto now = Clock::now();
+  for (const SequenceSlice& s : plan.slices) {
+    if (s.absorbed) continue;  // of a generated token: it has begun long ago
+    const auto it = waiting_.find(s.request);
+    if (it == waiting_.end() || it->second.queue_seconds) continue;
+    it->second.queue_seconds = std::chrono::duration<double>(now - it->second.arrived).count();
+  }
+}
+
+void Engine::end_waiting(TokenEvent& event) {
+  if (waiting_.empty()) return;
+  const auto it = waiting_.find(event.id);
+  if (it == waiting_.end()) return;
+  event.queue_seconds = it->second.queue_seconds;
+  waiting_.erase(it);
+}
+
+void Engine::publish_reports(const std::vector<RankReport>& reports) {
+  balance_.update(reports);
+  const std::lock_guard lock(mutex_);
+  stats_.ranks.clear();
+  for (const RankReport& report : reports) stats_.ranks.push_back(report.stats);
+  stats_.experts = balance_.balance();
+}
+
 // Tells the ranks the plan, and does the work on pages that it begins with.
 void Engine::move_pages(const StepPlan& plan) {
   broadcast(plan);
   const int64_t there = do_pages(plan, group_, runner_);
   if (there >= 0) scheduler_.loaded(plan.ask, there);
+  if (plan.report) publish_reports(do_report(plan, group_, report_of(runner_, own_)));
 }
 
 // What a page's copy takes, and a token that is run again: by the steps that are mostly prompt,
@@ -207,9 +263,12 @@ std::vector<TokenEvent> Engine::finish() {
   const Running step = std::move(*running_);
   running_.reset();
   std::vector<TokenEvent> events = scheduler_.apply(step.plan, sampled);
+  for (TokenEvent& event : events) end_waiting(event);
   const auto end = Clock::now();
   const auto start = std::max(step.begun, std::exchange(last_end_, end));
   const double seconds = std::chrono::duration<double>(end - start).count();
+  ++own_.steps;
+  own_.step_seconds += seconds;
   measure(step.plan, seconds);
   publish_stats(&step.plan, events.size(), seconds);
   return events;
@@ -228,7 +287,11 @@ void Engine::drain() {
 }
 
 void Engine::emit(std::vector<TokenEvent> events) {
-  if (!events.empty()) sink_(std::move(events));
+  // Steps without tokens (a long prompt in pieces) are signs of life, too.
+  const auto now = Clock::now();
+  if (events.empty() && now - last_emit_ < kSignOfLife) return;
+  last_emit_ = now;
+  sink_(std::move(events));
 }
 
 int32_t Engine::most_logprobs(const StepPlan& plan) const {
@@ -276,18 +339,26 @@ void Engine::publish_stats(const StepPlan* plan, size_t num_sampled, double seco
   stats_.prompt_tokens += prompt_tokens;
   stats_.generated_tokens += static_cast<int64_t>(num_sampled);
   stats_.last_step_seconds = seconds;
+  stats_.step_tokens.add(kStepTokenBounds, static_cast<double>(plan->num_tokens()));
+  stats_.step_seconds.add(kStepSecondsBounds, seconds);
 }
 
 void run_worker(ProcessGroup& group, StepRunner& runner) {
+  RankStats counted;
   for (;;) {
     std::vector<std::byte> message;
     group.broadcast(message);
     const StepPlan plan = StepPlan::deserialize(message);
     if (plan.kind == StepKind::kShutdown) return;
     do_pages(plan, group, runner);
+    if (plan.report) do_report(plan, group, report_of(runner, counted));
+    const auto begin = std::chrono::steady_clock::now();
     if (plan.kind == StepKind::kRun) runner.begin(plan);
     // While no plan comes this rank must find out for itself what went wrong with its last step.
     if (!plan.ahead) runner.wait();
+    counted.steps += plan.kind == StepKind::kRun ? 1 : 0;
+    counted.step_seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 }
 

@@ -18,9 +18,11 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "parallel/process_group.h"
+#include "runtime/engine/rank_report.h"
 #include "runtime/engine/step_runner.h"
 #include "runtime/request/request.h"
 #include "runtime/scheduler/scheduler.h"
@@ -49,12 +51,19 @@ struct EngineStats {
   OffloadStats offload;  // of rank 0
   double last_step_seconds =
       0;  // from the end of the step before, or its own begin if that is later
+  BucketCounts<kStepTokenBounds.size()> step_tokens;    // since start
+  BucketCounts<kStepSecondsBounds.size()> step_seconds;
+  // Of every rank, and of their experts: as of the last report, which is made once a second while there
+  // is work. Empty before the first.
+  std::vector<RankStats> ranks;
+  ExpertBalance experts;
 };
 
 class Engine {
  public:
-  // All three must outlive the engine. Called with every step's events, in order, on the thread of
-  // run(); must not block for long and must not call back into the engine except submit and cancel.
+  // All three must outlive the engine. Called with every step's events, in order, and without
+  // events when a second of steps has given none, on the thread of run(); must not block for long
+  // and must not call back into the engine except submit and cancel.
   using EventSink = std::function<void(std::vector<TokenEvent>)>;
   Engine(EngineConfig config, ProcessGroup& group, StepRunner& runner, EventSink sink);
 
@@ -85,6 +94,9 @@ class Engine {
   int32_t most_logprobs(const StepPlan& plan) const;
   std::vector<SampleInput> sample_inputs(const StepPlan& plan) const;
   void publish_stats(const StepPlan* plan, size_t num_sampled, double seconds);
+  void begin_waiting(const StepPlan& plan);
+  void end_waiting(TokenEvent& event);
+  void publish_reports(const std::vector<RankReport>& reports);
 
   const EngineConfig config_;
   ProcessGroup& group_;
@@ -99,14 +111,28 @@ class Engine {
   std::optional<Running> running_;  // the step that was begun and sampled, and is not collected
   uint64_t last_step_ = 0;
   Clock::time_point last_end_{};
+  Clock::time_point last_emit_{};
   bool only_loading_ = false;  // nothing to do until pages have been read
   // What the scheduler chooses between swapping and recomputing by; 0: not measured yet.
   double page_copy_seconds_ = 0, token_seconds_ = 0;
   StepRunner::CopyTimes copy_times_;  // that went into page_copy_seconds_
+  // Requests that have not had their first token.
+  struct Waiting {
+    Clock::time_point arrived;
+    std::optional<double> queue_seconds;  // it has begun
+  };
+  std::unordered_map<RequestId, Waiting> waiting_;
+  Clock::time_point last_report_{};
+  RankStats own_;  // steps and step_seconds
+  ExpertBalanceMeter balance_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::vector<Request> submitted_;    // guarded by mutex_
+  struct Submitted {
+    Request request;
+    Clock::time_point arrived;
+  };
+  std::vector<Submitted> submitted_;  // guarded by mutex_
   std::vector<RequestId> cancelled_;  // guarded by mutex_
   bool stopping_ = false;             // guarded by mutex_
   EngineStats stats_;                 // guarded by mutex_

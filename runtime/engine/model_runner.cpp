@@ -131,6 +131,23 @@ OffloadStats ModelRunner::offload_stats() const {
   return offload_ != nullptr ? offload_->stats() : OffloadStats{};
 }
 
+RankReport ModelRunner::report() const {
+  RankReport report;
+  RankStats& s = report.stats;
+  s.collective_seconds = rank_.collectives().seconds();
+  s.bytes_sent = rank_.collectives().bytes_sent_by_verb();
+  for (int use = 0; use < kNumMemoryUses; ++use) {
+    s.memory[use] = rank_.device().ledger().peak(static_cast<MemoryUse>(use));
+  }
+  s.resident_bytes = resident_bytes();
+  for (const std::span<const uint64_t> rows : model_.expert_rows()) {
+    ++report.layers;
+    report.expert_rows.insert(report.expert_rows.end(), rows.begin(), rows.end());
+  }
+  for (const uint64_t rows : report.expert_rows) s.expert_rows += rows;
+  return report;
+}
+
 std::span<const float> ModelRunner::run(const StepPlan& plan) { return to_host(queue(plan)); }
 
 // A device tells late what it failed with: in the step it runs or in the one queued behind.

@@ -46,6 +46,7 @@ class ModelRunner : public StepRunner {
   // the runner.
   void set_offload(ExpertStore* store) { offload_ = store; }
   OffloadStats offload_stats() const override;
+  RankReport report() const override;
 
   // False on the CPU, with experts off the device, before warm_up(), with the
   // multi-token-prediction layer, and where the host has to see what the step computes: to sample

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/engine/rank_report.h"
 #include "runtime/offload/offload_stats.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/scheduler/step_plan.h"
@@ -51,6 +52,9 @@ class StepRunner {
 
   // What experts that are not on this rank's device have cost so far.
   virtual OffloadStats offload_stats() const { return {}; }
+
+  // What this rank has done so far, but for steps and step_seconds, which the engine counts.
+  virtual RankReport report() const { return {}; }
 
   // Does, or queues, a plan's work on pages (copies, files): before its begin(), or alone
   // (StepKind::kPages). This default can do none.

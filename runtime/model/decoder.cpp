@@ -44,6 +44,14 @@ Decoder::Decoder(const ModelConfig& config, const ParallelLayout& layout, Weight
 
 Decoder::~Decoder() = default;
 
+std::vector<std::span<const uint64_t>> Decoder::expert_rows() const {
+  std::vector<std::span<const uint64_t>> rows;
+  for (const DecoderLayer& layer : layers_) {
+    if (const auto counts = layer.mlp->expert_rows(); !counts.empty()) rows.push_back(counts);
+  }
+  return rows;
+}
+
 Tensor embed_own_tokens(ExecContext& ctx, const ParallelLayout& layout,
                         const VocabParallelEmbedding& embedding, const ModelBatch& batch) {
   if (!layout.dp_attention) return embedding.forward(ctx, batch.token_ids);

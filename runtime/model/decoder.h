@@ -49,6 +49,7 @@ class Decoder : public Model {
   Tensor forward(ExecContext& ctx, const ModelBatch& batch, const KvCache& cache) const override;
   Tensor logits(ExecContext& ctx, const ModelBatch& batch, const Tensor& hidden) const override;
   const MtpModule* mtp() const override { return mtp_.get(); }
+  std::vector<std::span<const uint64_t>> expert_rows() const override;
 
  private:
   const ModelConfig config_;

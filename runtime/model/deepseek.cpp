@@ -32,7 +32,8 @@ class LayerLoader {
     if (config_.is_moe_layer(index)) {
       const bool main = index < config_.num_hidden_layers;
       layer.mlp = std::make_unique<MoeFeedForward>(config_, layout_, name + ".mlp", source_,
-                                                   main ? options_.offload : nullptr);
+                                                   main ? options_.offload : nullptr,
+                                                   main && options_.count_experts);
     } else {
       layer.mlp = std::make_unique<DenseFeedForward>(config_, layout_, name + ".mlp", source_);
     }

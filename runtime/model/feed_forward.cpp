@@ -102,7 +102,8 @@ std::unique_ptr<FeedForwardPass> DenseFeedForward::begin(ExecContext& ctx, const
 }
 
 MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layout,
-                               const std::string& name, WeightSource& source, ExpertStore* offload)
+                               const std::string& name, WeightSource& source, ExpertStore* offload,
+                               bool count_experts)
     : router_(c.router),
       scattered_(layout.dp_attention),
       expert_ranges_(split_evenly(c.n_routed_experts, layout.size)) {
@@ -117,7 +118,7 @@ MoeFeedForward::MoeFeedForward(const ModelConfig& c, const ParallelLayout& layou
     experts_ = offload->load_layer(name);
   } else {
     experts_ = std::make_unique<DeviceExperts>(source, name, c.hidden_size, inner,
-                                               expert_ranges_[layout.rank]);
+                                               expert_ranges_[layout.rank], count_experts);
   }
   if (c.n_shared_experts > 0) {
     const int64_t shared = inner * c.n_shared_experts;

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "parallel/linear.h"
@@ -31,6 +32,8 @@ class FeedForward {
   // combine(). This object must outlive the pass.
   virtual std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
                                                  const ModelBatch& batch) const = 0;
+  // RoutedExperts::rows() of a mixture; empty: it is none, or does not count.
+  virtual std::span<const uint64_t> expert_rows() const { return {}; }
   // All stages: the full sum for the same tokens, [T, hidden].
   Tensor forward(ExecContext& ctx, const Tensor& x, const ModelBatch& batch) const;
 };
@@ -64,11 +67,13 @@ class DenseFeedForward : public FeedForward {
 // DeepSeek's mixture: routed experts (whole ones by rank) plus shared experts (cut like an MLP).
 class MoeFeedForward : public FeedForward {
  public:
-  // offload: where the routed experts live; null: on the device.
+  // offload: where the routed experts live; null: on the device. count_experts: see ModelOptions.
   MoeFeedForward(const ModelConfig& config, const ParallelLayout& layout, const std::string& name,
-                 WeightSource& source, ExpertStore* offload);
+                 WeightSource& source, ExpertStore* offload, bool count_experts);
   std::unique_ptr<FeedForwardPass> begin(ExecContext& ctx, const Tensor& x,
                                          const ModelBatch& batch) const override;
+
+  std::span<const uint64_t> expert_rows() const override { return experts_->rows(); }
 
  private:
   class ReplicatedPass;

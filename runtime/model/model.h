@@ -81,6 +81,9 @@ class Model {
   // The multi-token-prediction layer; null unless the model has one and ModelOptions asked for it.
   // Its KV cache is layer num_hidden_layers.
   virtual const MtpModule* mtp() const = 0;
+  // Of each layer with experts, in order, the rows that this rank's experts have been given since start;
+  // empty where nobody counts.
+  virtual std::vector<std::span<const uint64_t>> expert_rows() const { return {}; }
 };
 
 struct ModelOptions {
@@ -88,6 +91,9 @@ struct ModelOptions {
   int64_t max_model_len = 0;   // rows of the RoPE tables
   bool load_mtp = false;       // the multi-token-prediction layer too, when there is one
   ExpertStore* offload = nullptr;  // homes of routed experts (not the MTP layer's); null: the device
+  // Model::expert_rows(): only where the device's memory is host memory, else only experts off the device
+  // are counted.
+  bool count_experts = false;
 };
 
 // Builds the model for config.architecture and loads this rank's weights from `source`. Throws

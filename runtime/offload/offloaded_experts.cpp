@@ -24,6 +24,7 @@ OffloadedExperts::OffloadedExperts(ExpertStore& store, std::string name, const E
           stream_min_rows(image.bytes(), 3 * store.config_.hidden * store.config_.inner,
                           store.config_.link_gigabytes_per_s, store.config_.cpu_threads)),
       experts_(counts.total()) {
+  rows_.resize(counts.total());
   const uint64_t bytes = image_.bytes();
   if (counts.device > 0) device_memory_ = store_.device_.allocate(counts.device * bytes);
   if (counts.host > 0) {
@@ -111,6 +112,7 @@ OffloadedExperts::Arrangement OffloadedExperts::arrange(const std::vector<int32_
   std::vector<int64_t> of_slot(slots, -1);
   for (int64_t e = 0; e < count; ++e) {
     Expert& expert = experts_[e];
+    rows_[e] += static_cast<uint64_t>(rows[e]);
     if (rows[e] > 0) expert.heat += 1;
     if (expert.home == ExpertHome::kDevice) {
       of_slot[expert.at] = e;

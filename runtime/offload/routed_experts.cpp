@@ -12,8 +12,9 @@ void multiply_experts(Ops& ops, const Tensor& x,
 }
 
 DeviceExperts::DeviceExperts(WeightSource& source, const std::string& name, int64_t hidden,
-                             int64_t inner, Range experts)
+                             int64_t inner, Range experts, bool count)
     : experts_(experts), inner_(inner) {
+  if (count) rows_.resize(experts.size());
   for (int64_t e = experts.begin; e < experts.end; ++e) {
     const std::string expert = name + ".experts." + std::to_string(e) + ".";
     for (int part = 0; part < ExpertImage::kParts; ++part) {
@@ -34,6 +35,10 @@ void DeviceExperts::forward(ExecContext& ctx, const Tensor& x, const Tensor& exp
   Tensor offsets = ws.tensor(DType::kI32, {experts_.size() + 1});
   const int64_t rows = ctx.ops.sort_by_expert(expert_ids, static_cast<int32_t>(experts_.begin),
                                               source_row, slot, offsets);
+  for (size_t e = 0; e < rows_.size(); ++e) {
+    const int32_t* ends = offsets.as<int32_t>() + e;
+    rows_[e] += static_cast<uint64_t>(ends[1] - ends[0]);
+  }
   Tensor sorted = ws.tensor(x.dtype, {rows, x.dim(1)});
   ctx.ops.gather_rows(x, source_row.slice(0, 0, rows), sorted);
   Tensor gate = ws.tensor(x.dtype, {rows, inner_}), up = ws.tensor(x.dtype, {rows, inner_});

@@ -23,14 +23,20 @@ class RoutedExperts {
                        const Tensor& expert_ids,           // [T, top_k] I32
                        const Tensor& weights,              // [T, top_k] F32
                        const Tensor& out) = 0;             // [T, hidden]
+  // Rows that each of this rank's experts has been given since start; empty: not counted.
+  const std::vector<uint64_t>& rows() const { return rows_; }
+
+ protected:
+  std::vector<uint64_t> rows_;
 };
 
 // All of them on the device: nothing comes to the host, so that a step can be recorded.
 class DeviceExperts : public RoutedExperts {
  public:
-  // name: "model.layers.3.mlp"; experts: those of this rank.
+  // name: "model.layers.3.mlp"; experts: those of this rank. count: rows(), for which the device's memory
+  // has to be host memory.
   DeviceExperts(WeightSource& source, const std::string& name, int64_t hidden, int64_t inner,
-                Range experts);
+                Range experts, bool count = false);
   void forward(ExecContext& ctx, const Tensor& x, const Tensor& expert_ids, const Tensor& weights,
                const Tensor& out) override;
 

@@ -43,6 +43,8 @@ struct TokenEvent {
   std::optional<int32_t> matched_stop_token;
   int32_t cached_tokens = 0;  // prompt tokens taken from the prefix cache
   std::string error;          // with kError: a message for the client
+  // With the first token: from the request's arrival at the engine to the first step with it.
+  std::optional<double> queue_seconds;
 };
 
 }  // namespace shoal

@@ -10,6 +10,7 @@ namespace {
 
 // All ranks run the same binary on one kind of machine, so values travel in memory order.
 constexpr uint32_t kMagic = 0x334E4C50;  // "PLN3"
+constexpr uint8_t kAhead = 1, kReport = 2;  // of a plan
 constexpr uint8_t kAbsorbed = 1, kSample = 2, kAllLogits = 4;
 // request, dp_rank, first_position, from_sample, flags, two counts.
 constexpr size_t kSliceHeader = 8 + 4 + 4 + 4 + 1 + 4 + 4;
@@ -71,7 +72,7 @@ std::vector<std::byte> StepPlan::serialize() const {
   out.put(number);
   out.put(static_cast<uint8_t>(kind));
   out.put(static_cast<uint8_t>(exchange));
-  out.put(static_cast<uint8_t>(ahead ? 1 : 0));
+  out.put(static_cast<uint8_t>((ahead ? kAhead : 0) | (report ? kReport : 0)));
   out.put(ask);
   out.put(static_cast<uint32_t>(copies.size()));
   for (const PageCopy& c : copies) {
@@ -150,9 +151,10 @@ StepPlan StepPlan::deserialize(std::span<const std::byte> bytes) {
   const auto exchange = in.get<uint8_t>();
   SHOAL_CHECK(exchange <= static_cast<uint8_t>(ExpertExchange::kAllToAll), "exchange {}", exchange);
   plan.exchange = static_cast<ExpertExchange>(exchange);
-  const auto ahead = in.get<uint8_t>();
-  SHOAL_CHECK(ahead <= 1, "ahead {}", ahead);
-  plan.ahead = ahead == 1;
+  const auto flags = in.get<uint8_t>();
+  SHOAL_CHECK(flags <= (kAhead | kReport), "flags {} of the plan", flags);
+  plan.ahead = (flags & kAhead) != 0;
+  plan.report = (flags & kReport) != 0;
   read_pages(in, plan);
   const auto num_slices = in.get<uint32_t>();
   SHOAL_CHECK(num_slices <= in.remaining() / kSliceHeader, "{} slices in {} bytes", num_slices,

@@ -67,6 +67,7 @@ struct StepPlan {
   std::vector<PageFile> files;
   // Not 0: after that the ranks take the minimum over what they have loaded of this ticket.
   uint64_t ask = 0;
+  bool report = false;  // before the step the ranks tell rank 0 what they have done (RankReport)
   std::vector<SequenceSlice>
       slices;  // by dp_rank; absorbed ones first within a rank: the order of logits
 
