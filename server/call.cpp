@@ -60,9 +60,18 @@ void CallBook::closed(const Call* call, CallCode code) {
                                            : counts_.failed);
 }
 
-void CallBook::rejected() {
-  std::lock_guard lock(mutex_);
-  ++counts_.rejected;
+void CallBook::rejected(const char* method, const CallContext& context, const CallStatus& status) {
+  {
+    std::lock_guard lock(mutex_);
+    ++counts_.rejected;
+  }
+  CallRecord record;
+  record.method = method;
+  record.context = context;
+  record.status = status;
+  record.arrived = context.arrived;
+  record.ended = Clock::now();
+  for (const auto& observer : observers_) observer->on_end(record);
 }
 
 CallCounts CallBook::counts() const {
@@ -99,7 +108,15 @@ Call::Call(Setup setup, const Tokenizer& tokenizer, EngineClient& engine,
       engine_(engine),
       book_(std::move(book)),
       pending_(setup_.sampling.n),
-      unfinished_(setup_.sampling.n) {
+      unfinished_(setup_.sampling.n),
+      last_token_(setup_.sampling.n) {
+  record_.id = setup_.id;
+  record_.method = setup_.method;
+  record_.context = setup_.context;
+  record_.n = setup_.sampling.n;
+  record_.max_tokens = setup_.sampling.params.max_tokens;
+  record_.prompt_tokens = static_cast<int32_t>(setup_.prompt.size());
+  record_.arrived = setup_.context.arrived;
   for (int32_t i = 0; i < setup_.sampling.n; ++i) {
     sequences_.emplace_back(tokenizer, setup_.sampling, setup_.format);
     pending_[i].index = i;
@@ -109,6 +126,7 @@ Call::Call(Setup setup, const Tokenizer& tokenizer, EngineClient& engine,
 
 void Call::start(std::function<void()> wake) {
   wake_ = std::move(wake);
+  record_.submitted = Clock::now();
   book_->opened(shared_from_this());
   for (int32_t i = 0; i < setup_.sampling.n; ++i) {
     Request request;
@@ -135,6 +153,7 @@ void Call::start(std::function<void()> wake) {
 
 void Call::on_event(int32_t index, const TokenEvent& event) {
   bool cancel_one = false, cancel_all = false;
+  std::optional<double> gap;
   const bool engine_failed = event.finish_reason == FinishReason::kError &&
                              engine_.status().state == EngineState::kFailed;
   {
@@ -148,8 +167,13 @@ void Call::on_event(int32_t index, const TokenEvent& event) {
         fail({CallCode::kUnavailable, "the server ended the call"});
         cancel_all = true;
       } else {
+        gap = note_token(index, event);
         OutputDelta delta;
         sequence.push(event, &delta);
+        if (delta.finish_reason != FinishReason::kNone) {
+          record_.finish_reasons.push_back(
+              delta.finish_reason == FinishReason::kLength ? "length" : "stop");
+        }
         if (index == 0 && event.cached_tokens > 0) usage_.cached_tokens = event.cached_tokens;
         pending_bytes_ += delta.bytes();
         append(&pending_[index], std::move(delta));
@@ -166,10 +190,24 @@ void Call::on_event(int32_t index, const TokenEvent& event) {
       }
     }
   }
+  if (gap) {
+    for (const auto& observer : book_->observers()) observer->on_tokens(record_, 1, *gap);
+  }
   if (event.finish_reason != FinishReason::kNone) book_->sequence_ended();
   if (cancel_one) engine_.cancel(setup_.first_request_id + index);
   if (cancel_all) cancel_requests();
   wake_();
+}
+
+std::optional<double> Call::note_token(int32_t index, const TokenEvent& event) {
+  if (!event.token) return std::nullopt;
+  const Clock::time_point now = Clock::now();
+  if (!record_.first_token) record_.first_token = now;
+  if (index == 0 && event.queue_seconds) record_.queue_seconds = *event.queue_seconds;
+  record_.last_token = now;
+  const std::optional<Clock::time_point> before = std::exchange(last_token_[index], now);
+  if (!before) return std::nullopt;
+  return std::chrono::duration<double>(now - *before).count();
 }
 
 void Call::fail(CallStatus status) {
@@ -209,8 +247,15 @@ Call::Next Call::take(CallUpdate* update) {
       return Next::kUpdate;
     }
     if (std::exchange(closed_, true)) return Next::kEnd;
+    record_.status = status_;
+    record_.ended = Clock::now();
+    record_.cached_tokens = usage_.cached_tokens;
+    for (const SequenceOutput& sequence : sequences_) {
+      record_.completion_tokens += sequence.completion_tokens();
+    }
   }
   book_->closed(this, status().code);
+  for (const auto& observer : book_->observers()) observer->on_end(record_);
   return Next::kEnd;
 }
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "server/call_context.h"
+#include "server/call_observer.h"
 #include "server/call_status.h"
 #include "server/engine_client.h"
 #include "server/sequence_output.h"
@@ -60,8 +61,12 @@ class CallBook {
   void opened(std::shared_ptr<Call> call);
   void sequence_ended();
   void closed(const Call* call, CallCode code);
-  void rejected();  // a call that never began
+  // A call of `method` that never began.
+  void rejected(const char* method, const CallContext& context, const CallStatus& status);
   CallCounts counts() const;
+  // Tells `observer` of every call from now on. Before the first one.
+  void observe(std::shared_ptr<CallObserver> observer) { observers_.push_back(std::move(observer)); }
+  const std::vector<std::shared_ptr<CallObserver>>& observers() const { return observers_; }
 
   void end_stalled(Clock::duration timeout);
   void end_all(const CallStatus& status);
@@ -70,6 +75,7 @@ class CallBook {
   std::vector<std::shared_ptr<Call>> calls() const;
 
   const int64_t max_sequences_;
+  std::vector<std::shared_ptr<CallObserver>> observers_;
   mutable std::mutex mutex_;
   std::map<const Call*, std::shared_ptr<Call>> open_;  // guarded by mutex_
   CallCounts counts_;                                  // guarded by mutex_
@@ -79,6 +85,7 @@ class Call : public std::enable_shared_from_this<Call> {
  public:
   struct Setup {
     std::string id;  // for the client
+    const char* method = "";  // "Chat", "Complete"
     CallContext context;
     CallSampling sampling;
     OutputFormat format;
@@ -108,6 +115,8 @@ class Call : public std::enable_shared_from_this<Call> {
   friend class CallBook;
   void on_event(int32_t index, const TokenEvent& event);
   void fail(CallStatus status);  // with mutex_ held
+  // With mutex_ held: seconds since the token of the sample before this one, if there was one.
+  std::optional<double> note_token(int32_t index, const TokenEvent& event);
   void cancel_requests();
   bool stalled(Clock::time_point now, Clock::duration timeout) const;
 
@@ -126,6 +135,8 @@ class Call : public std::enable_shared_from_this<Call> {
   bool failed_ = false;  // status_ is final and not OK
   bool last_taken_ = false;
   bool closed_ = false;
+  CallRecord record_;  // what is known when the call starts is not changed after that
+  std::vector<std::optional<Clock::time_point>> last_token_;  // [n]
   std::optional<Clock::time_point>
       writing_since_;  // an update was taken and take() not called again
 };

@@ -28,6 +28,7 @@ struct CallContext {
   std::string request_id;   // `x-request-id` of the caller, at most 128 printable bytes; "" if none
   std::string traceparent;  // W3C trace context as it came, valid; "" if none
   std::optional<std::chrono::system_clock::time_point> deadline;
+  std::chrono::steady_clock::time_point arrived = std::chrono::steady_clock::now();
 };
 
 }  // namespace shoal

@@ -30,11 +30,12 @@ struct CallRecord {
   double queue_seconds = 0;
 };
 
-// Thread-safe; must not block for long. Called without locks held.
+// Thread-safe; must not block for long. Called without locks held. Of the record only what was known
+// when the call was handed to the engine may be read before on_end().
 class CallObserver {
  public:
   virtual ~CallObserver() = default;
-  // Text of a sample arrived `seconds` after the text before it, with `tokens` tokens.
+  // `tokens` tokens of a sample came `seconds` after the ones before them; not called for its first.
   virtual void on_tokens(const CallRecord& call, int32_t tokens, double seconds) = 0;
   // Also for calls that never began (refused): then only arrived, status and ended are there.
   virtual void on_end(const CallRecord& call) = 0;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/engine/rank_report.h"
 #include "runtime/request/request.h"
 #include "runtime/offload/offload_stats.h"
 #include "runtime/scheduler/tier_stats.h"
@@ -19,6 +20,12 @@
 namespace shoal {
 
 enum class EngineState { kStarting, kLoading, kReady, kRestarting, kFailed, kStopped };
+
+// What one rank's plan has for one use of memory, and what that took; bytes.
+struct MemoryTaken {
+  std::string use;
+  uint64_t planned = 0, taken = 0;
+};
 
 struct EngineStatus {
   EngineState state = EngineState::kStarting;
@@ -30,12 +37,19 @@ struct EngineStatus {
   uint64_t weight_bytes = 0, kv_cache_bytes = 0;
   double load_seconds = 0;
   std::vector<std::string> ranks;
+  std::vector<std::vector<MemoryTaken>> memory;  // of each rank, every use
+  int64_t unfinished = 0;  // requests that were submitted and have not had their last event
   int64_t running = 0, waiting = 0, pages_total = 0, pages_used = 0;
   int64_t prefix_queries = 0, prefix_hits = 0, preemptions = 0;
   TierStats tiers;
   OffloadStats offload;  // of rank 0 since its start
   uint64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;
+  BucketCounts<kStepTokenBounds.size()> step_tokens;
+  BucketCounts<kStepSecondsBounds.size()> step_seconds;
+  double last_step_seconds = 0;
+  std::vector<RankStats> rank_stats;  // since their start; empty before the first steps
+  ExpertBalance experts;
   int restarts = 0;
 };
 

@@ -175,11 +175,13 @@ void EngineService::loading(uint64_t bytes_read, uint64_t bytes_total) {
 }
 
 void EngineService::emit(std::vector<TokenEvent> events, const EngineStats& stats) {
-  pb::FromEngine message;
-  for (const TokenEvent& event : events) {
-    to_message(event, message.mutable_tokens()->add_events());
+  if (!events.empty()) {
+    pb::FromEngine message;
+    for (const TokenEvent& event : events) {
+      to_message(event, message.mutable_tokens()->add_events());
+    }
+    impl_->send(std::move(message));
   }
-  impl_->send(std::move(message));
   // Also when work begins and ends, so that the numbers of an idle engine are right.
   const bool idle = stats.scheduler.running + stats.scheduler.waiting == 0;
   const auto now = Clock::now();
@@ -201,6 +203,15 @@ void EngineService::serve(Engine& engine, const EngineReady& ready) {
   m.set_kv_cache_bytes(ready.kv_cache_bytes);
   m.set_load_seconds(ready.load_seconds);
   for (const std::string& rank : ready.ranks) m.add_ranks(rank);
+  for (const std::vector<EngineReady::Memory>& rank : ready.memory) {
+    pb::RankMemory& uses = *m.add_memory();
+    for (const EngineReady::Memory& memory : rank) {
+      pb::MemoryUse& use = *uses.add_uses();
+      use.set_name(memory.use);
+      use.set_planned(memory.planned);
+      use.set_taken(memory.taken);
+    }
+  }
   impl_->serve(engine, std::move(message));
 }
 

@@ -22,6 +22,11 @@ struct EngineReady {
   uint64_t weight_bytes = 0, kv_cache_bytes = 0;  // of all ranks
   double load_seconds = 0;
   std::vector<std::string> ranks;
+  struct Memory {
+    std::string use;
+    uint64_t planned = 0, taken = 0;  // bytes
+  };
+  std::vector<std::vector<Memory>> memory;  // of each rank
 };
 
 class EngineService {
@@ -33,7 +38,7 @@ class EngineService {
   ~EngineService();
 
   void loading(uint64_t bytes_read, uint64_t bytes_total);
-  // Hands over what the step gave; for Engine's sink.
+  // Hands over what the step gave, and once a second statistics; for Engine's sink.
   void emit(std::vector<TokenEvent> events, const EngineStats& stats);
   // Takes submissions from now on. Stops the engine when the front end asks for it or is gone; the
   // engine must outlive this object or a call of release().

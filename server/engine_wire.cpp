@@ -83,6 +83,7 @@ void to_message(const TokenEvent& event, pb::TokenEvent* m) {
   if (event.matched_stop_token) m->set_matched_stop_token(*event.matched_stop_token);
   m->set_cached_tokens(event.cached_tokens);
   m->set_error(event.error);
+  if (event.queue_seconds) m->set_queue_seconds(*event.queue_seconds);
 }
 
 TokenEvent from_message(const pb::TokenEvent& m) {
@@ -103,8 +104,51 @@ TokenEvent from_message(const pb::TokenEvent& m) {
   if (m.has_matched_stop_token()) event.matched_stop_token = m.matched_stop_token();
   event.cached_tokens = m.cached_tokens();
   event.error = m.error();
+  if (m.has_queue_seconds()) event.queue_seconds = m.queue_seconds();
   return event;
 }
+
+namespace {
+
+template <size_t N>
+void to_message(const BucketCounts<N>& counts, pb::Histogram* m) {
+  m->mutable_counts()->Add(counts.counts.begin(), counts.counts.end());
+  m->set_sum(counts.sum);
+}
+
+template <size_t N>
+BucketCounts<N> from_message(const pb::Histogram& m) {
+  BucketCounts<N> counts;
+  std::copy_n(m.counts().begin(), std::min<size_t>(m.counts_size(), N + 1), counts.counts.begin());
+  counts.sum = m.sum();
+  return counts;
+}
+
+void to_message(const RankStats& stats, pb::RankStats* m) {
+  m->set_steps(stats.steps);
+  m->set_step_seconds(stats.step_seconds);
+  m->set_collective_seconds(stats.collective_seconds);
+  m->mutable_bytes_sent()->Add(stats.bytes_sent.begin(), stats.bytes_sent.end());
+  m->mutable_memory()->Add(stats.memory.begin(), stats.memory.end());
+  m->set_resident_bytes(stats.resident_bytes);
+  m->set_expert_rows(stats.expert_rows);
+}
+
+RankStats from_message(const pb::RankStats& m) {
+  RankStats stats;
+  stats.steps = m.steps();
+  stats.step_seconds = m.step_seconds();
+  stats.collective_seconds = m.collective_seconds();
+  std::copy_n(m.bytes_sent().begin(), std::min<size_t>(m.bytes_sent_size(), kNumTraffic),
+              stats.bytes_sent.begin());
+  std::copy_n(m.memory().begin(), std::min<size_t>(m.memory_size(), kNumMemoryUses),
+              stats.memory.begin());
+  stats.resident_bytes = m.resident_bytes();
+  stats.expert_rows = m.expert_rows();
+  return stats;
+}
+
+}  // namespace
 
 pb::Stats to_message(const EngineStats& stats) {
   pb::Stats m;
@@ -131,6 +175,16 @@ pb::Stats to_message(const EngineStats& stats) {
   m.set_steps(stats.steps);
   m.set_prompt_tokens(stats.prompt_tokens);
   m.set_generated_tokens(stats.generated_tokens);
+  to_message(stats.step_tokens, m.mutable_step_tokens());
+  to_message(stats.step_seconds, m.mutable_step_seconds());
+  m.set_last_step_seconds(stats.last_step_seconds);
+  for (const RankStats& rank : stats.ranks) to_message(rank, m.add_ranks());
+  pb::ExpertBalance& e = *m.mutable_experts();
+  e.set_mean_imbalance(stats.experts.mean_imbalance);
+  e.set_worst_imbalance(stats.experts.worst_imbalance);
+  e.set_worst_layer(stats.experts.worst_layer);
+  e.set_rank_imbalance(stats.experts.rank_imbalance);
+  e.set_idle_experts(stats.experts.idle_experts);
   return m;
 }
 
@@ -158,6 +212,23 @@ void update(EngineStatus& status, const pb::Stats& m) {
   status.steps = m.steps();
   status.prompt_tokens = m.prompt_tokens();
   status.generated_tokens = m.generated_tokens();
+  status.step_tokens = from_message<kStepTokenBounds.size()>(m.step_tokens());
+  status.step_seconds = from_message<kStepSecondsBounds.size()>(m.step_seconds());
+  status.last_step_seconds = m.last_step_seconds();
+  status.rank_stats.clear();
+  for (const pb::RankStats& rank : m.ranks()) {
+    const RankStats& stats = status.rank_stats.emplace_back(from_message(rank));
+    if (status.rank_stats.size() > status.memory.size()) continue;
+    std::vector<MemoryTaken>& uses = status.memory[status.rank_stats.size() - 1];
+    for (size_t use = 0; use < std::min(uses.size(), stats.memory.size()); ++use) {
+      uses[use].taken = stats.memory[use];
+    }
+  }
+  status.experts = {.mean_imbalance = m.experts().mean_imbalance(),
+                    .worst_imbalance = m.experts().worst_imbalance(),
+                    .worst_layer = m.experts().worst_layer(),
+                    .rank_imbalance = m.experts().rank_imbalance(),
+                    .idle_experts = m.experts().idle_experts()};
 }
 
 void update(EngineStatus& status, const pb::Ready& m) {
@@ -168,6 +239,11 @@ void update(EngineStatus& status, const pb::Ready& m) {
   status.kv_cache_bytes = m.kv_cache_bytes();
   status.load_seconds = m.load_seconds();
   status.ranks.assign(m.ranks().begin(), m.ranks().end());
+  status.memory.clear();
+  for (const pb::RankMemory& rank : m.memory()) {
+    std::vector<MemoryTaken>& uses = status.memory.emplace_back();
+    for (const pb::MemoryUse& use : rank.uses()) uses.push_back({use.name(), use.planned(), use.taken()});
+  }
 }
 
 }  // namespace shoal

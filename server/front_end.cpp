@@ -110,7 +110,7 @@ std::shared_ptr<Call> FrontEnd::chat(const v1::ChatRequest& request,
   fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
   const OutputFormat format{.split_reasoning = true,
                             .starts_in_reasoning = prompt_opens_reasoning(text)};
-  return admit("chat", context, std::move(sampling), format, std::move(prompt), request.priority(),
+  return admit("Chat", context, std::move(sampling), format, std::move(prompt), request.priority(),
                !request.has_stream() || request.stream());
 }
 
@@ -134,11 +134,11 @@ std::shared_ptr<Call> FrontEnd::complete(const v1::CompleteRequest& request,
       throw_invalid("prompt is missing; text or token_ids must be set");
   }
   fit_to_context(&sampling, static_cast<int64_t>(prompt.size()), limits);
-  return admit("cmpl", context, std::move(sampling), {}, std::move(prompt), request.priority(),
+  return admit("Complete", context, std::move(sampling), {}, std::move(prompt), request.priority(),
                !request.has_stream() || request.stream());
 }
 
-std::shared_ptr<Call> FrontEnd::admit(const char* id_prefix, const CallContext& context,
+std::shared_ptr<Call> FrontEnd::admit(const char* method, const CallContext& context,
                                       CallSampling sampling, OutputFormat format, std::vector<int32_t> prompt,
                                       int32_t priority, bool stream) {
   if (!sampling.has_seed) sampling.params.seed = draw_seed();
@@ -147,7 +147,8 @@ std::shared_ptr<Call> FrontEnd::admit(const char* id_prefix, const CallContext& 
   Call::Setup setup;
   setup.context = context;
   setup.first_request_id = next_id_.fetch_add(n);
-  setup.id = fmt::format("{}-{:x}", id_prefix, draw_seed());
+  setup.id = fmt::format("{}-{:x}", method[1] == 'h' ? "chat" : "cmpl", draw_seed());
+  setup.method = method;
   setup.sampling = std::move(sampling);
   setup.format = format;
   setup.prompt = std::move(prompt);

@@ -56,7 +56,7 @@ class FrontEnd {
   std::string render(const google::protobuf::RepeatedPtrField<v1::Message>& messages,
                      const google::protobuf::RepeatedPtrField<std::string>& tools,
                      const google::protobuf::Map<std::string, std::string>& kwargs) const;
-  std::shared_ptr<Call> admit(const char* id_prefix, const CallContext& context,
+  std::shared_ptr<Call> admit(const char* method, const CallContext& context,
                               CallSampling sampling, OutputFormat format,
                               std::vector<int32_t> prompt, int32_t priority, bool stream);
 

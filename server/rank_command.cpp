@@ -84,9 +84,14 @@ EngineConfig engine_config(const EngineOptions& o, const RankRuntime& rank,
 EngineReady gather_ready(RankRuntime& rank, const LoadedModel& model) {
   struct {
     uint64_t weight_bytes, kv_cache_bytes;
-  } held = {model.source->bytes_held(), static_cast<uint64_t>(model.runner->kv_cache_bytes())};
+    uint64_t planned[kNumMemoryUses], taken[kNumMemoryUses];
+  } held = {model.source->bytes_held(), static_cast<uint64_t>(model.runner->kv_cache_bytes()), {}, {}};
+  const RankPlan& plan = model.plan.ranks.front();
+  for (int use = 0; use < kNumMemoryUses; ++use) {
+    held.planned[use] = plan.of(static_cast<MemoryUse>(use));
+    held.taken[use] = rank.device().ledger().peak(static_cast<MemoryUse>(use));
+  }
   if (model.experts) {
-    const RankPlan& plan = model.plan.ranks.front();
     held.weight_bytes += plan.weights.of(TensorKind::kRoutedExperts) - plan.experts_on_disk;
   }
   const std::string description = rank.description();
@@ -99,6 +104,11 @@ EngineReady gather_ready(RankRuntime& rank, const LoadedModel& model) {
     std::memcpy(&held, m.data(), sizeof held);
     ready.weight_bytes += held.weight_bytes;
     ready.kv_cache_bytes += held.kv_cache_bytes;
+    std::vector<EngineReady::Memory>& memory = ready.memory.emplace_back();
+    for (int use = 0; use < kNumMemoryUses; ++use) {
+      memory.push_back({std::string(memory_use_name(static_cast<MemoryUse>(use))), held.planned[use],
+                        held.taken[use]});
+    }
     ready.ranks.emplace_back(reinterpret_cast<const char*>(m.data()) + sizeof held,
                              m.size() - sizeof held);
   }
