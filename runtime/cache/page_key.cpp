@@ -33,10 +33,12 @@ Sha256 sha256(std::span<const std::byte>, std::span<const std::byte>) {
 }
 #endif
 
-std::vector<PageKey> page_keys(std::span<const int32_t> tokens, int32_t page_size) {
+std::vector<PageKey> page_keys(std::string_view salt, std::span<const int32_t> tokens,
+                               int32_t page_size) {
   const auto size = static_cast<size_t>(page_size);
   std::vector<PageKey> keys(tokens.size() / size);
   PageKey before{};
+  if (!salt.empty()) before = sha256(bytes_of(salt));
   for (size_t i = 0; i < keys.size(); ++i) {
     before =
         sha256(std::as_bytes(std::span(before)), std::as_bytes(tokens.subspan(i * size, size)));

@@ -1,5 +1,5 @@
 // PageKey: the name of a full page's content, the same in every process: SHA-256 over the key of
-// the page before it and its own tokens. So a key stands for all tokens up to the page's end, and
+// the page before it, which for the first page stands for the salt, and its own tokens. So a key stands for all tokens up to the page's end, and
 // no two beginnings that anybody can write down share one; state found under a key needs no second
 // look at its tokens.
 #pragma once
@@ -36,8 +36,9 @@ inline std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-// Of the full pages of `tokens`, in order.
-std::vector<PageKey> page_keys(std::span<const int32_t> tokens, int32_t page_size);
+// Of the full pages of `tokens`, in order. What one salt gives, no other does (Request::cache_salt).
+std::vector<PageKey> page_keys(std::string_view salt, std::span<const int32_t> tokens,
+                               int32_t page_size);
 
 std::string to_hex(const Sha256& key);                  // 64 small letters and digits
 std::optional<Sha256> from_hex(std::string_view text);  // nothing but what to_hex() gives

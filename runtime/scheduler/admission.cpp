@@ -18,7 +18,9 @@ std::optional<Scheduler::State::Placement> Scheduler::State::place(const Sequenc
     if (seq.swapped && i != seq.pool) continue;
     const Pool& pool = *pools[i];
     PrefixCache::Match match;
-    if (config.enable_prefix_caching) match = pool.prefix_cache.find(known);
+    if (config.enable_prefix_caching) {
+      match = pool.prefix_cache.find(seq.request.cache_salt, known);
+    }
     const auto revived = std::ranges::count_if(
         match.pages, [&](int32_t page) { return pool.allocator.references(page) == 0; });
     const int32_t fresh = pages_for(seq.length()) - match.cursor.num_pages;
@@ -45,6 +47,7 @@ bool Scheduler::State::being_computed(const Sequence& seq, const Placement& plac
   return std::ranges::any_of(running, [&](const Sequence* other) {
     return other->in_prompt() && other->pool == placement.pool &&
            shared <= other->request.prompt_len &&
+           seq.request.cache_salt == other->request.cache_salt &&
            std::equal(mine.begin(), mine.begin() + shared, other->request.tokens.begin());
   });
 }
@@ -78,28 +81,37 @@ void Scheduler::State::admit(Sequence& seq, Placement placement) {
     prefix_hits += *seq.cached_tokens;
   }
   ++pool.running;
-  waiting.erase(&seq);
+  queue.start(seq);
   running.insert(&seq);
   restore(seq);
 }
 
 void Scheduler::State::admit_waiting(int32_t& budget) {
-  for (auto next = waiting.begin(); next != waiting.end() && budget > 0 && blocked == nullptr &&
-                                    static_cast<int32_t>(running.size()) < config.max_num_seqs;) {
-    Sequence& seq = **next++;
-    if (seq.loading != 0) continue;
+  // Nothing has been freed since it found no pages, but another client's turn may have come.
+  if (blocked != nullptr && queue.overtaken(*blocked)) blocked = nullptr;
+  queue.visit([&](FairQueue::Entry& entry) {
+    if (budget <= 0 || blocked != nullptr ||
+        static_cast<int32_t>(running.size()) >= config.max_num_seqs) {
+      return false;
+    }
+    Sequence& seq = static_cast<Sequence&>(entry);
+    if (seq.loading != 0) return true;
     // Preempted while its step runs: only for plans that preempt, which admit nobody.
     SHOAL_CHECK(seq.pending == 0, "request {} waits with a token pending", seq.request.id);
     std::optional<Placement> placement = place(seq);
     if (!placement) {
       blocked = &seq;
-      return;
+      return false;
     }
-    if (being_computed(seq, *placement)) return;
-    if (wait_for_files(seq, placement->pool, placement->match.cursor.num_pages)) continue;
+    if (being_computed(seq, *placement)) return false;
+    if (wait_for_files(seq, placement->pool, placement->match.cursor.num_pages)) {
+      if (seq.turn == 0) queue.give_turn(seq);
+      return true;
+    }
     admit(seq, std::move(*placement));
     if (!seq.restoring()) run_slice(seq, budget);
-  }
+    return true;
+  });
 }
 
 }  // namespace shoal

@@ -12,6 +12,8 @@ void Scheduler::State::run_slice(Sequence& seq, int32_t& budget) {
   const int32_t count = std::min(budget, end - seq.planned);
   if (count <= 0) return;
   budget -= count;
+  queue.charge(seq, std::max(0, seq.planned + count - std::max(seq.planned, seq.charged)));
+  seq.charged = std::max(seq.charged, seq.planned + count);
   SequenceSlice slice;
   slice.request = seq.request.id;
   slice.dp_rank = seq.pool;
@@ -47,7 +49,7 @@ void Scheduler::State::commit(const StepPlan& plan) {
     seq.planned += static_cast<int32_t>(slice.tokens.size());
     if (!slice.absorbed && config.enable_prefix_caching) {
       pools[seq.pool]->prefix_cache.insert(
-          std::span<const int32_t>(seq.request.tokens).first(static_cast<size_t>(seq.planned)),
+          seq.request.cache_salt, std::span<const int32_t>(seq.request.tokens).first(static_cast<size_t>(seq.planned)),
           seq.pages, seq.cursor);
       offer_pages(seq);
     }
@@ -94,16 +96,19 @@ void Scheduler::add(Request request) {
   }
   auto seq = std::make_unique<State::Sequence>();
   seq->request = std::move(request);
+  seq->priority = seq->request.priority;
+  seq->client = seq->request.client;
   seq->arrival = s.arrivals++;
   if (s.keep_prompts) {
-    seq->keys =
-        page_keys(std::span<const int32_t>(seq->request.tokens).first(seq->request.prompt_len),
-                  s.config.page_size);
+    seq->keys = page_keys(
+        seq->request.cache_salt,
+        std::span<const int32_t>(seq->request.tokens).first(seq->request.prompt_len),
+        s.config.page_size);
   }
   const auto [it, fresh] = s.sequences.try_emplace(seq->request.id, std::move(seq));
   SHOAL_CHECK(fresh, "request id {} is in use", it->first);
-  s.waiting.insert(it->second.get());
-  if (s.blocked != nullptr && State::ByRank()(it->second.get(), s.blocked)) s.blocked = nullptr;
+  s.queue.add(*it->second);
+  if (s.blocked != nullptr && it->second->priority < s.blocked->priority) s.blocked = nullptr;
 }
 
 bool Scheduler::cancel(RequestId id) {
@@ -179,7 +184,7 @@ std::optional<StepPlan> Scheduler::plan() {
       return plan;
     }
     SHOAL_CHECK(s.steps > s.applied || !s.loads.empty() || s.sequences.empty(),
-                "nothing to run: {} running, {} waiting", s.running.size(), s.waiting.size());
+                "nothing to run: {} running, {} waiting", s.running.size(), s.queue.waiting());
     return std::nullopt;
   }
   plan.number = ++s.steps;
@@ -232,9 +237,8 @@ const Request& Scheduler::request(RequestId id) const { return state_->get(id).r
 
 std::vector<RequestId> Scheduler::ids() const {
   std::vector<RequestId> ids;
-  for (const auto* sequences : {&state_->ending, &state_->running, &state_->waiting}) {
-    for (const State::Sequence* seq : *sequences) ids.push_back(seq->request.id);
-  }
+  for (const auto& [id, seq] : state_->sequences) ids.push_back(id);
+  std::ranges::sort(ids);
   return ids;
 }
 
@@ -242,7 +246,7 @@ SchedulerStats Scheduler::stats() const {
   const State& s = *state_;
   SchedulerStats stats;
   stats.running = static_cast<int64_t>(s.running.size() + s.ending.size());
-  stats.waiting = static_cast<int64_t>(s.waiting.size());
+  stats.waiting = s.queue.waiting();
   for (const auto& pool : s.pools) {
     stats.pages_total += pool->allocator.num_pages();
     stats.pages_used += pool->allocator.num_pages() - pool->allocator.num_free();

@@ -36,8 +36,8 @@ void Scheduler::State::remove(Sequence& seq) {
     stop_running(seq);
   } else if (ending.erase(&seq) == 0) {
     if (&seq == blocked) blocked = nullptr;
-    waiting.erase(&seq);
   }
+  queue.remove(seq);
   sequences.erase(seq.request.id);  // ends seq
 }
 
@@ -73,7 +73,7 @@ void Scheduler::State::preempt(Sequence& seq) {
     if (worth_swapping(seq)) swap_out(seq);
   }
   stop_running(seq);
-  waiting.insert(&seq);
+  queue.wait(seq);
   ++preemptions;
 }
 
@@ -105,9 +105,11 @@ void Scheduler::State::restore(Sequence& seq) {
     ++counter;
   }
   if (config.enable_prefix_caching) {
-    pools[seq.pool]->prefix_cache.insert(std::span<const int32_t>(seq.request.tokens)
-                                             .first(std::min(seq.planned, seq.request.prompt_len)),
-                                         seq.pages, seq.cursor);
+    pools[seq.pool]->prefix_cache.insert(
+        seq.request.cache_salt,
+        std::span<const int32_t>(seq.request.tokens)
+            .first(std::min(seq.planned, seq.request.prompt_len)),
+        seq.pages, seq.cursor);
     offer_pages(seq);
   }
   if (!seq.restoring()) drop_slots(seq);

@@ -23,12 +23,16 @@ TEST_CASE("keys name all tokens up to a page's end, and full pages only") {
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   CHECK(sha256(bytes_of("ab"), bytes_of("c")) == sha256(bytes_of("abc")));
   const std::vector<int32_t> a = {1, 2, 3, 4, 5, 6, 7, 8, 9}, b = {1, 2, 0, 4, 5, 6, 7, 8, 9};
-  const std::vector<PageKey> of_a = page_keys(a, 4), of_b = page_keys(b, 4);
+  const std::vector<PageKey> of_a = page_keys("", a, 4), of_b = page_keys("", b, 4);
   REQUIRE(of_a.size() == 2);
   CHECK(of_a[0] != of_b[0]);
   CHECK(of_a[1] != of_b[1]);  // the same tokens after another beginning
-  CHECK(page_keys(std::span(a).first(4), 4) == std::vector<PageKey>{of_a[0]});
-  CHECK(page_keys(a, 16).empty());
+  CHECK(page_keys("", std::span(a).first(4), 4) == std::vector<PageKey>{of_a[0]});
+  CHECK(page_keys("", a, 16).empty());
+  const std::vector<PageKey> salted = page_keys("salt", a, 4);
+  CHECK(salted[0] != of_a[0]);
+  CHECK(salted[1] != of_a[1]);
+  CHECK(salted != page_keys("other", a, 4));
   CHECK(from_hex(to_hex(of_a[0])) == of_a[0]);
   std::string text = to_hex(of_a[0]);
   CHECK_FALSE(from_hex(text + "0"));

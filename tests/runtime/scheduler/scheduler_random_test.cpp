@@ -20,6 +20,7 @@ struct Workload {
   int ahead = 0;  // of ten plans, how many are made before the one before is applied
   int requests = 0;
   int loads_delay = 0;
+  int clients = 1;
   SchedulerConfig config;
 };
 
@@ -88,6 +89,7 @@ class Run {
     Request r;
     r.id = id;
     r.priority = pick(0, 2);
+    if (workload_.clients > 1) r.client = static_cast<uint64_t>(pick(0, pick(0, workload_.clients - 1)));
     r.tokens = random_tokens(pick(1, max_prompt()));
     if (pick(0, 1) == 0) {
       const auto& shared = beginnings_[static_cast<size_t>(pick(0, 4))];
@@ -237,6 +239,37 @@ TEST_CASE("random workloads end as a run alone, with nothing leaked") {
   REQUIRE(prefix_hits > 1000);
   REQUIRE(plans_ahead > 1000);
   REQUIRE(dead_samples > 100);
+}
+
+TEST_CASE("clients that take turns change nothing but the order") {
+  int64_t preemptions = 0;
+  for (uint64_t seed = 1; seed <= 60; ++seed) {
+    std::mt19937_64 random(seed * 55);
+    const auto pick = [&](int32_t low, int32_t high) {
+      return std::uniform_int_distribution<int32_t>(low, high)(random);
+    };
+    Workload w;
+    w.seed = seed;
+    w.requests = 100;
+    w.clients = pick(2, 5);
+    w.ahead = std::vector{0, 10, 5}[seed % 3];
+    w.loads_delay = pick(0, 6);
+    w.config.max_num_seqs = pick(1, 12);
+    w.config.max_num_batched_tokens = pick(1, 64);
+    w.config.max_model_len = pick(8, 120);
+    w.config.page_size = pick(1, 8);
+    w.config.num_pages = pick(8, 60);
+    w.config.num_pools = pick(1, 3);
+    w.config.enable_prefix_caching = pick(0, 3) != 0;
+    w.config.tiers.host_pages = pick(0, 60);
+    w.config.tiers.disk_pages =
+        page_keys_supported() && w.config.tiers.host_pages > 0 ? pick(0, 80) : 0;
+    INFO("seed " << seed);
+    Run run(w);
+    run.run();
+    preemptions += run.preemptions;
+  }
+  REQUIRE(preemptions > 100);
 }
 
 TEST_CASE("with tiers below the pages the tokens are the same") {

@@ -130,7 +130,7 @@ Scheduler with_files(int32_t copies_per_step = 64) {
   config.num_pages = 16;
   config.tiers.disk_pages = 8;
   config.tiers.copies_per_step = copies_per_step;
-  config.tiers.on_disk = {page_keys(make_request(1, 16, 1, 0).tokens, 4)};
+  config.tiers.on_disk = {page_keys("", make_request(1, 16, 1, 0).tokens, 4)};
   return Scheduler(config);
 }
 
