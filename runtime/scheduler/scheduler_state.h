@@ -1,7 +1,7 @@
 // Scheduler::State: what the scheduler keeps of sequences, pools and the plan being made, and the
 // decisions that plan() is made of. Private to the scheduler:
 //   scheduler.cpp        plan() and apply(), what is asked from outside
-//   admission.cpp        which waiting sequence runs next, and where
+//   admission.cpp        which waiting sequence runs next, and where (in the order of FairQueue)
 //   sequence_pages.cpp   pages and slots of one sequence: given, swapped, restored, taken away
 #pragma once
 
@@ -9,22 +9,22 @@
 #include <memory>
 #include <optional>
 #include <set>
-#include <tuple>
 #include <unordered_map>
 #include <vector>
 
 #include "kernels/base/error.h"
 #include "runtime/cache/block_allocator.h"
 #include "runtime/cache/prefix_cache.h"
+#include "runtime/scheduler/fair_queue.h"
 #include "runtime/scheduler/scheduler.h"
 
 namespace shoal {
 
 struct Scheduler::State {
   // The KV of positions [0, planned) is in `pages`, once the steps planned so far have run.
-  struct Sequence {
+  struct Sequence : FairQueue::Entry {
     Request request;
-    uint64_t arrival = 0;
+    int32_t charged = 0;  // of its first tokens, what its client has been charged for or found cached
     int32_t pool = 0;
     int32_t planned = 0;
     // Tokens that steps planned and not applied will add: one each of the steps (sampled_by -
@@ -54,12 +54,6 @@ struct Scheduler::State {
     bool restoring() const { return planned < saved; }  // of a running one
     bool decoding() const { return !in_prompt() && !restoring() && length() - planned == 1; }
     bool awaits(uint64_t step) const { return step <= sampled_by && step + pending > sampled_by; }
-  };
-
-  struct ByRank {
-    bool operator()(const Sequence* a, const Sequence* b) const {
-      return std::tie(a->request.priority, a->arrival) < std::tie(b->request.priority, b->arrival);
-    }
   };
 
   struct Pool {
@@ -131,8 +125,9 @@ struct Scheduler::State {
   SchedulerConfig config;
   std::vector<std::unique_ptr<Pool>> pools;
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences;
+  FairQueue queue;  // all sequences; among them what waits
   // `ending` have been given all their slices and only await their last token: they hold no pages.
-  std::set<Sequence*, ByRank> running, waiting, ending;
+  std::set<Sequence*, FairQueue::ByTurn> running, ending;
   uint64_t arrivals = 0;
   uint64_t steps = 0, applied = 0;
   // The first request that waits for pages; nothing has been freed since it found none.
