@@ -112,6 +112,7 @@ Call::Call(Setup setup, const Tokenizer& tokenizer, EngineClient& engine,
       last_token_(setup_.sampling.n) {
   record_.id = setup_.id;
   record_.method = setup_.method;
+  record_.prompt = std::move(setup_.prompt_text);
   record_.context = setup_.context;
   record_.n = setup_.sampling.n;
   record_.max_tokens = setup_.sampling.params.max_tokens;

@@ -86,6 +86,7 @@ class Call : public std::enable_shared_from_this<Call> {
   struct Setup {
     std::string id;  // for the client
     const char* method = "";  // "Chat", "Complete"
+    std::string prompt_text;  // CallRecord::prompt
     CallContext context;
     CallSampling sampling;
     OutputFormat format;

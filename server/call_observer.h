@@ -28,6 +28,7 @@ struct CallRecord {
   std::optional<Time> ended;
   // Of sample 0, as the engine says with its first token: from its submission to the first step with it.
   double queue_seconds = 0;
+  std::string prompt;  // its text, only with --log-prompts
 };
 
 // Thread-safe; must not block for long. Called without locks held. Of the record only what was known

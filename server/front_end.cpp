@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "server/conversation.h"
+#include "server/status_fields.h"
 #include "server/request_validation.h"
 
 namespace shoal {
@@ -49,6 +50,7 @@ FrontEnd::FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_tem
       chat_template_(std::move(chat_template)),
       engine_(engine),
       book_(std::make_shared<CallBook>(max_sequences)) {
+  book_->observe(recent_);
   for (int32_t id = 0; id < tokenizer_.vocab_size(); ++id) {
     longest_token_ = std::max(longest_token_, tokenizer_.token_bytes(id).size());
   }
@@ -149,6 +151,7 @@ std::shared_ptr<Call> FrontEnd::admit(const char* method, const CallContext& con
   setup.first_request_id = next_id_.fetch_add(n);
   setup.id = fmt::format("{}-{:x}", method[1] == 'h' ? "chat" : "cmpl", draw_seed());
   setup.method = method;
+  if (keep_prompts_) setup.prompt_text = tokenizer_.decode(prompt, /*skip_special_tokens=*/false);
   setup.sampling = std::move(sampling);
   setup.format = format;
   setup.prompt = std::move(prompt);
@@ -243,6 +246,8 @@ v1::GetStatusResponse FrontEnd::status() const {
   response.set_calls_deadline_exceeded(calls.deadline_exceeded);
   response.set_calls_rejected(calls.rejected);
   response.set_calls_failed(calls.failed);
+  response.set_model(model_.name);
+  fill_observed(engine, recent_->quantiles(), &response);
   return response;
 }
 

@@ -17,6 +17,7 @@
 #include "runtime/text/tokenizer.h"
 #include "server/call.h"
 #include "server/engine_client.h"
+#include "server/metrics/recent_calls.h"
 #include "shoal/v1/inference.pb.h"
 
 namespace shoal {
@@ -49,6 +50,9 @@ class FrontEnd {
   CallBook& book() { return *book_; }
   // From now on new calls are refused; running ones go on.
   void drain() { draining_ = true; }
+  bool draining() const { return draining_; }
+  // Calls' records hold their prompts (CallRecord::prompt). Before the first call.
+  void keep_prompts() { keep_prompts_ = true; }
 
  private:
   RequestLimits ready_limits() const;  // throws CallRefused unless calls can be taken
@@ -65,6 +69,8 @@ class FrontEnd {
   const ChatTemplate chat_template_;
   EngineClient& engine_;
   const std::shared_ptr<CallBook> book_;
+  const std::shared_ptr<RecentCalls> recent_ = std::make_shared<RecentCalls>();
+  bool keep_prompts_ = false;
   const Clock::time_point started_ = Clock::now();
   size_t longest_token_ = 1;  // bytes
   std::atomic<RequestId> next_id_{1};
