@@ -1,10 +1,8 @@
 #include "server/grpc_server.h"
 
 #include <grpc/support/log.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
-#include <grpcpp/impl/service_type.h>
+#include <grpcpp/resource_quota.h>
 #include <netdb.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
@@ -17,6 +15,10 @@
 
 #include "kernels/base/error.h"
 #include "server/inference_service.h"
+#include "server/rpc/guarded_service.h"
+#include "server/rpc/health_service.h"
+#include "server/rpc/reflection_service.h"
+#include "server/security/tls_credentials.h"
 
 namespace shoal {
 namespace {
@@ -26,6 +28,8 @@ namespace {
 constexpr int kKeepaliveMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kMinPingIntervalMs = 10'000;
+// Of TLS and of HTTP/2's first frames: a connection that says nothing is closed.
+constexpr int kHandshakeTimeoutMs = 20'000;
 // gRPC 1.51 closes the whole connection, other calls included, above its limit of 8 KiB.
 constexpr int kMaxMetadataBytes = 64 << 10;
 // Token ids take up to 5 bytes on the wire; text seldom more than 8 bytes a token, and JSON around
@@ -61,50 +65,88 @@ std::string why_not_listening(const std::string& host, int port) {
 
 }  // namespace
 
-GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end)
-    : service_(make_inference_service(front_end, options.api_key)) {
+GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
+                       std::vector<std::unique_ptr<RpcService>> more)
+    : guard_(std::make_unique<Guard>(options.guard)), services_(std::move(more)) {
   static std::once_flag once;
-  std::call_once(once, [] {
-    gpr_set_log_function(&quiet_grpc_log);
-    grpc::EnableDefaultHealthCheckService(true);
-  });
+  std::call_once(once, [] { gpr_set_log_function(&quiet_grpc_log); });
+  if (options.tls.enabled()) tls_ = std::make_shared<TlsFiles>(options.tls);
+  credentials_ = tls_ ? tls_credentials(tls_) : grpc::InsecureServerCredentials();
+
+  services_.push_back(make_inference_service(front_end));
+  auto health = std::make_unique<HealthService>();
+  health_ = health.get();
+  services_.push_back(std::move(health));
+  std::vector<std::string> names = {"grpc.reflection.v1.ServerReflection",
+                                    "grpc.reflection.v1alpha.ServerReflection"};
+  for (const auto& service : services_) names.push_back(service->name());
+  services_.push_back(std::make_unique<ReflectionService>("v1", names));
+  services_.push_back(std::make_unique<ReflectionService>("v1alpha", names));
+  std::vector<RpcService*> all;
+  for (const auto& service : services_) all.push_back(service.get());
+  handler_ = std::make_unique<GuardedService>(*guard_, all);
+  set_serving(false);
+
   grpc::ServerBuilder builder;
-  if (options.api_key.empty()) {
-    static std::once_flag reflection;
-    std::call_once(reflection, [] { grpc::reflection::InitProtoReflectionServerBuilderPlugin(); });
-  }
   int port = 0;
   builder.AddListeningPort(fmt::format("{}:{}", bracketed(options.host), options.port),
-                           grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(service_.get());
+                           credentials_, &port);
+  builder.RegisterCallbackGenericService(handler_.get());
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  // gRPC bounds what arrives, not what it becomes when it is unpacked: 4 MiB of gzip are 4 GiB.
+  for (const auto algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+  grpc::ResourceQuota quota("shoal");
+  quota.Resize(std::max(options.memory_bytes, 4 * options.max_message_bytes));
+  builder.SetResourceQuota(quota);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server must fail, not share
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                              kMinPingIntervalMs);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
+  if (options.max_connection_age.count() > 0) {
+    const auto age = std::chrono::milliseconds(options.max_connection_age).count();
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, static_cast<int>(age));
+  }
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port == 0) {
     throw_invalid("cannot listen on {}:{}: {}", options.host, options.port,
                   why_not_listening(options.host, options.port));
   }
-  set_serving(false);
   address_ = fmt::format("{}:{}", bracketed(options.host), port);
 }
 
 GrpcServer::~GrpcServer() { shutdown(std::chrono::milliseconds(0)); }
 
+bool GrpcServer::open() const {
+  return guard_->open() && (tls_ == nullptr || !tls_->wants_client_certificates());
+}
+
 void GrpcServer::set_serving(bool serving) {
-  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  health->SetServingStatus(serving);  // every service known so far, "" among them
-  health->SetServingStatus("", serving);
-  health->SetServingStatus("shoal.v1.Inference", serving);
+  health_->set("", serving);
+  for (const auto& service : services_) {
+    if (service.get() != health_) health_->set(service->name(), serving);
+  }
+}
+
+void GrpcServer::reload_if_changed() {
+  guard_->reload_if_changed();
+  if (tls_) tls_->reload_if_changed();
+}
+
+void GrpcServer::reload() {
+  guard_->reload();
+  if (tls_) tls_->reload();
 }
 
 void GrpcServer::shutdown(std::chrono::milliseconds timeout) {
+  health_->end();  // whoever watches would be waited for until the timeout
   server_->Shutdown(std::chrono::system_clock::now() + timeout);
   server_->Wait();
 }

@@ -2,16 +2,14 @@
 // answers a message that does not parse (text that is not UTF-8) with an empty UNIMPLEMENTED.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
-
 #include <memory>
-#include <string>
 
 #include "server/front_end.h"
+#include "server/rpc/rpc_service.h"
 
 namespace shoal {
 
-// `front_end` must outlive the service and its server. `api_key` empty: everybody may call.
-std::unique_ptr<grpc::Service> make_inference_service(FrontEnd& front_end, std::string api_key);
+// `front_end` must outlive the service and its server.
+std::unique_ptr<RpcService> make_inference_service(FrontEnd& front_end);
 
 }  // namespace shoal

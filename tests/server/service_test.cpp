@@ -225,7 +225,7 @@ TEST_CASE("an engine's error becomes the status of its call", "[service]") {
 
 TEST_CASE("with a key only those who have it may call", "[service]") {
   GrpcServerOptions options;
-  options.api_key = "secret";
+  options.guard.api_key = "secret";
   ServiceFixture fixture(1024, options);
   fixture.answer_with("Hi");
   CHECK(fixture.chat(fixture.question("Hello")).status.error_code() ==

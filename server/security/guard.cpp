@@ -1,0 +1,65 @@
+#include "server/security/guard.h"
+
+#include <spdlog/spdlog.h>
+
+#include "server/call_status.h"
+
+namespace shoal {
+namespace {
+
+// Whoever tries keys must not fill the log.
+constexpr std::chrono::seconds kLogInterval{10};
+constexpr std::string_view kBearer = "Bearer ";
+constexpr std::string_view kHealth = "/grpc.health.v1.Health/";
+
+std::shared_ptr<const Client> anonymous() {
+  static const auto client = std::make_shared<const Client>();
+  return client;
+}
+
+}  // namespace
+
+Guard::Guard(const GuardOptions& options)
+    : keys_(options.api_key_file, options.api_key), open_health_(options.open_health) {}
+
+std::shared_ptr<const Client> Guard::admit(std::string_view method, const Credentials& credentials) {
+  if (!keys_.required()) {
+    return credentials.certificate.empty() ? anonymous() : make_client("cert", credentials.certificate);
+  }
+  if (open_health_ && method.starts_with(kHealth)) return anonymous();
+  // Two keys: a proxy may have added its own to a caller's, and which one counts would be a guess.
+  std::string why = credentials.authorization.empty() ? "no key" : "more than one key";
+  if (credentials.authorization.size() == 1) {
+    const std::string_view value = credentials.authorization.front();
+    if (value.starts_with(kBearer)) {
+      const ApiKeys::Found found =
+          keys_.find(value.substr(kBearer.size()), std::chrono::system_clock::now());
+      if (found.client && !found.expired) return found.client;
+      why = found.client ? "expired key of " + found.client->name : "unknown key";
+    } else {
+      why = "not a Bearer key";
+    }
+  }
+  log_refusal(method, credentials, why);
+  throw CallRefused(CallCode::kUnauthenticated,
+                    "this server wants an API key that it knows: send one `authorization: Bearer KEY`");
+}
+
+void Guard::log_refusal(std::string_view method, const Credentials& credentials,
+                        const std::string& why) {
+  int64_t others;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_log_ < kLogInterval && last_log_.time_since_epoch().count() != 0) {
+      ++unlogged_;
+      return;
+    }
+    last_log_ = now;
+    others = std::exchange(unlogged_, 0);
+  }
+  spdlog::warn("Refused a call of {} from {}: {}{}", method.substr(0, 128), credentials.peer, why,
+               others > 0 ? fmt::format(" (and {} others since the last such line)", others) : "");
+}
+
+}  // namespace shoal
