@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "server/rank_world.h"
+
 namespace shoal {
 
 struct EngineOptions {
@@ -38,6 +40,7 @@ struct EngineOptions {
   bool enforce_eager = false;             // --enforce-eager
   bool enable_prefix_caching = true;      // --no-enable-prefix-caching
   bool async_scheduling = true;           // --no-async-scheduling
+  RankPlacement placement;                // --hosts ...: not handed on
 };
 
 }  // namespace shoal

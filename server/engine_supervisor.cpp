@@ -2,8 +2,11 @@
 
 #include <grpcpp/grpcpp.h>
 #include <spdlog/spdlog.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -33,12 +36,21 @@ constexpr std::chrono::milliseconds kRestartPause{500};
 constexpr std::chrono::milliseconds kSocketPoll{10};
 // From the end of the conversation to the end of the processes: mpirun takes a moment to notice.
 constexpr std::chrono::milliseconds kLongestExit{3000};
+// How often ranks that have work are looked at.
+constexpr std::chrono::milliseconds kWatchInterval{200};
 
-// A folder of this user only, for the sockets.
+// What is left of a kill: ranks that do not heed SIGTERM in that time get SIGKILL.
+constexpr std::chrono::milliseconds kKillGrace{700};
+
+// A folder of this user only, for the sockets and what MPI keeps in files. In memory, unless TMPDIR says
+// another place: there may be no disk to write to, and shared memory belongs on none.
 class PrivateFolder {
  public:
   PrivateFolder() {
-    std::string path = (std::filesystem::temp_directory_path() / "shoal-XXXXXX").string();
+    const bool memory = std::getenv("TMPDIR") == nullptr && access("/dev/shm", W_OK | X_OK) == 0;
+    const std::filesystem::path parent =
+        memory ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+    std::string path = (parent / "shoal-XXXXXX").string();
     if (mkdtemp(path.data()) == nullptr) {
       throw DeviceFault(fmt::format("cannot make {}: {}", path, strerror(errno)));
     }
@@ -158,7 +170,9 @@ class EngineSupervisor::Impl {
 
   EngineStatus status() const {
     const std::lock_guard lock(mutex_);
-    return status_;
+    EngineStatus status = status_;
+    status.unfinished = static_cast<int64_t>(journal_.size());
+    return status;
   }
 
   void set_on_state(std::function<void(const EngineStatus&)> on_state) {
@@ -166,23 +180,37 @@ class EngineSupervisor::Impl {
     on_state_ = std::make_shared<const std::function<void(const EngineStatus&)>>(std::move(on_state));
   }
 
-  void stop() {
+  void begin_stop() {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    if (ready_) {
+      pb::ToEngine message;
+      message.mutable_shutdown();
+      send(std::move(message));
+    } else {
+      begin_kill();  // loading: nothing there listens
+    }
+    changed_.notify_all();
+  }
+
+  void kill() {
+    begin_stop();
+    const std::lock_guard lock(mutex_);
+    begin_kill();
+  }
+
+  bool wait_stopped(std::chrono::milliseconds timeout) {
     std::unique_lock lock(mutex_);
-    if (!stopping_) {
-      stopping_ = true;
-      if (ready_) {
-        pb::ToEngine message;
-        message.mutable_shutdown();
-        send(std::move(message));
-      } else if (context_ != nullptr) {
-        context_->TryCancel();  // loading: nothing there listens
-      }
-      changed_.notify_all();
-    }
-    if (!changed_.wait_for(lock, options_.stop_grace, [&] { return ended_; })) {
-      if (context_ != nullptr) context_->TryCancel();  // a step that does not end
-      changed_.wait(lock, [&] { return ended_; });
-    }
+    return changed_.wait_for(lock, timeout, [&] { return ended_; });
+  }
+
+  void stop() {
+    begin_stop();
+    if (wait_stopped(options_.stop_grace)) return;
+    kill();  // a step that does not end
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return ended_; });
   }
 
  private:
@@ -201,6 +229,12 @@ class EngineSupervisor::Impl {
   };
 
   // --- with mutex_ held ---
+
+  void begin_kill() {
+    killing_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+    changed_.notify_all();
+  }
 
   void send(pb::ToEngine message) {
     outgoing_.push_back(std::move(message));
@@ -256,6 +290,7 @@ class EngineSupervisor::Impl {
 
   void handle(const pb::FromEngine& message, End& end) {
     const std::lock_guard lock(mutex_);
+    silence_ = {};
     switch (message.message_case()) {
       case pb::FromEngine::kLoading:
         on_loading(message.loading());
@@ -326,10 +361,18 @@ class EngineSupervisor::Impl {
 
   // --- threads ---
 
+  // Delivers events, and watches that the ranks say something while they have work.
   void dispatch() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [&] { return dispatch_ended_ || !deliveries_.empty(); });
+      while (!dispatch_ended_ && deliveries_.empty()) {
+        if (!ready_ || journal_.empty()) {
+          silence_ = {};
+          changed_.wait(lock);
+        } else {
+          watch_ranks(lock);
+        }
+      }
       if (deliveries_.empty()) return;
       std::deque<std::function<void()>> calls = std::exchange(deliveries_, {});
       lock.unlock();
@@ -337,6 +380,16 @@ class EngineSupervisor::Impl {
       calls.clear();  // what they held goes without the lock
       lock.lock();
     }
+  }
+
+  // Adds up what it has seen of a silence, so that a pause of this process is not one of the ranks.
+  void watch_ranks(std::unique_lock<std::mutex>& lock) {
+    const auto begin = Clock::now();
+    changed_.wait_for(lock, kWatchInterval);
+    silence_ += std::min<Clock::duration>(Clock::now() - begin, 2 * kWatchInterval);
+    if (silence_ < options_.step_timeout || !ready_ || silent_ || context_ == nullptr) return;
+    silent_ = true;
+    context_->TryCancel();
   }
 
   // Sends outgoing_ until this life of the ranks is over.
@@ -356,14 +409,26 @@ class EngineSupervisor::Impl {
     }
   }
 
-  std::vector<std::string> command(const std::string& socket_path) const {
+  RankWorld world(const std::string& socket_path) const {
     std::vector<std::string> one = options_.command;
     if (one.empty()) {
       one = rank_command(options_.engine, socket_path);
     } else {
       one.push_back(socket_path);
     }
-    return world_command(options_.engine.tensor_parallel_size, std::move(one));
+    return make_rank_world(options_.engine.placement, options_.engine.tensor_parallel_size, std::move(one),
+                           folder_.path());
+  }
+
+  // False: they still run after `limit`, or are to be killed at once.
+  bool gone_within(RankProcesses& processes, std::chrono::milliseconds limit) {
+    constexpr std::chrono::milliseconds kSlice{20};
+    for (const auto end = Clock::now() + limit; Clock::now() < end;) {
+      if (processes.wait(kSlice)) return true;
+      const std::lock_guard lock(mutex_);
+      if (killing_) return false;
+    }
+    return processes.wait(std::chrono::milliseconds(0));
   }
 
   // One life of the ranks, from fork to the last process's end.
@@ -377,10 +442,12 @@ class EngineSupervisor::Impl {
       if (stopping_) return {};
       context_ = &context;
       life_ended_ = false;
+      silent_ = false;
     }
     End end;
+    bool silent = false;
     {
-      RankProcesses processes(command(socket_path),
+      RankProcesses processes(world(socket_path),
                               {.on_line = [&](const std::string& line) { output.line(line); },
                                .on_exit =
                                    [&](const ProcessExit& exit) {
@@ -404,14 +471,23 @@ class EngineSupervisor::Impl {
       }
       {
         const std::lock_guard lock(mutex_);
+        silent = silent_;
+        if (silent) {
+          end.reason = fmt::format(
+              "the ranks have said nothing for {:.1f} s: one hangs, or a step takes longer than --step-timeout",
+              std::chrono::duration<double>(options_.step_timeout).count());
+        }
         ready_ = false;
         life_ended_ = true;
         outgoing_.clear();
         changed_.notify_all();
       }
       // What the ranks are doing cannot be used any more; most often they are ending.
-      processes.wait(kLongestExit);
-      processes.terminate(options_.stop_grace);
+      if (silent || !gone_within(processes, kLongestExit)) {
+        processes.signal_group(SIGTERM);
+        gone_within(processes, options_.stop_grace);
+        processes.terminate(kKillGrace);
+      }
       context.TryCancel();
       writer.join();
       stream->Finish();
@@ -476,7 +552,10 @@ class EngineSupervisor::Impl {
   grpc::ClientContext* context_ = nullptr;  // of this life
   bool ready_ = false;                      // this life takes submissions
   bool life_ended_ = true;
+  bool silent_ = false;                     // this life's ranks hang, and are being killed
+  Clock::duration silence_{};               // since the ranks' last word, while they have work
   bool stopping_ = false;
+  bool killing_ = false;  // and no time is left for the ranks to end by themselves
   bool ended_ = false;  // kFailed or kStopped: no more lives
   bool dispatch_ended_ = false;
 
@@ -494,6 +573,11 @@ void EngineSupervisor::cancel(RequestId id) { impl_->cancel(id); }
 EngineStatus EngineSupervisor::status() const { return impl_->status(); }
 void EngineSupervisor::set_on_state(std::function<void(const EngineStatus&)> on_state) {
   impl_->set_on_state(std::move(on_state));
+}
+void EngineSupervisor::begin_stop() { impl_->begin_stop(); }
+void EngineSupervisor::kill() { impl_->kill(); }
+bool EngineSupervisor::wait_stopped(std::chrono::milliseconds timeout) {
+  return impl_->wait_stopped(timeout);
 }
 void EngineSupervisor::stop() { impl_->stop(); }
 

@@ -24,6 +24,9 @@ struct SupervisorOptions {
   std::chrono::seconds restart_window{300};
   // What the ranks get to end by themselves, and then after SIGTERM.
   std::chrono::milliseconds stop_grace{5000};
+  // Ranks that have work and say nothing for so long hang: they are killed, as if they had died. A rank
+  // says something after every step or, when steps are short, once a second.
+  std::chrono::milliseconds step_timeout{120'000};
 };
 
 class EngineSupervisor : public EngineClient {
@@ -39,8 +42,15 @@ class EngineSupervisor : public EngineClient {
   EngineStatus status() const override;
   void set_on_state(std::function<void(const EngineStatus&)> on_state) override;
 
-  // Ends the ranks; unfinished requests end with kAbort. Returns when they are gone. Thread-safe.
+  // Ends the ranks; unfinished requests end with kAbort. Returns when they are gone, a little more than
+  // `stop_grace` at the latest. Thread-safe, as are its parts below.
   void stop();
+  // Asks ranks that serve to end; ranks that load, which hear nothing, are killed. Returns at once.
+  void begin_stop();
+  // Leaves the ranks no time to end by themselves: they are gone within a second. Returns at once.
+  void kill();
+  // False: still there after `timeout`.
+  bool wait_stopped(std::chrono::milliseconds timeout);
 
  private:
   class Impl;

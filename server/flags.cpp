@@ -181,6 +181,7 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
 }
 
 void add_serve_flags(CLI::App& app, ServeOptions& o) {
+  add_observability_flags(app, o.observability);
   const std::string group = "Server";
   app.add_option("--host", o.host, "Address to listen on")->group(group)->capture_default_str();
   app.add_option("--port", o.port, "Port to listen on; 0: any free one, named in the ready line")
@@ -212,6 +213,37 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
                  "Seconds after which a stream whose client does not read is cancelled")
       ->check(CLI::Range(0.1, 86400.0))
       ->group(group)
+      ->capture_default_str();
+  app.add_option("--step-timeout", o.step_timeout,
+                 "Seconds without a sign of life after which ranks with work are started again; longer than "
+                 "the longest step")
+      ->check(CLI::Range(0.5, 86400.0))
+      ->group(group)
+      ->capture_default_str();
+}
+
+void add_placement_flags(CLI::App& app, RankPlacement& p) {
+  const std::string group = "Nodes";
+  app.add_option("--hosts", p.hosts,
+                 "Ranks of each node: node0:4,node1:4; the first is this one. Default: all here, or where the "
+                 "allocation of Slurm or of the MPI operator says")
+      ->group(group);
+  app.add_option("--hostfile", p.hostfile, "File of Open MPI instead: `NODE slots=RANKS` a line")
+      ->group(group);
+  app.add_option("--rank-interface", p.rank_interface,
+                 "Network interfaces over which ranks talk, and no others: eth1, or ib0,eth1; needed for "
+                 "several nodes, loopback on one")
+      ->group(group);
+  app.add_option("--launch-agent", p.launch_agent,
+                 "Command that runs words on a node, as COMMAND NODE WORDS...; default: ssh -o BatchMode=yes")
+      ->group(group);
+}
+
+void add_health_flags(CLI::App& app, HealthOptions& o) {
+  add_server_flags(app, o.address);
+  app.add_option("--service", o.service, "Name of a service; default: the server as a whole");
+  app.add_option("--timeout", o.timeout, "Seconds to wait for the answer")
+      ->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
 }
 

@@ -8,6 +8,7 @@
 
 #include "server/chat_command.h"
 #include "server/engine_options.h"
+#include "server/health_command.h"
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
 #include "server/perplexity_command.h"
@@ -19,6 +20,9 @@ namespace shoal {
 
 void add_engine_flags(CLI::App& app, EngineOptions& options);
 void add_serve_flags(CLI::App& app, ServeOptions& options);
+// Where ranks run; for commands that serve.
+void add_placement_flags(CLI::App& app, RankPlacement& placement);
+void add_health_flags(CLI::App& app, HealthOptions& options);
 void add_chat_flags(CLI::App& app, ChatOptions& options);
 void add_logits_flags(CLI::App& app, LogitsOptions& options);
 void add_perplexity_flags(CLI::App& app, PerplexityOptions& options);

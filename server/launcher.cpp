@@ -27,36 +27,8 @@ namespace {
 
 constexpr int kCannotRun = 2;  // the exit code of bad input: starting again would not help
 
-// What Open MPI needs to be told by its environment, which its ranks inherit.
-constexpr const char* kMpiEnvironment[][2] = {
-    {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
-    {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
-    {"OMPI_MCA_rmaps_base_oversubscribe", "1"},        // more ranks than cores is the user's choice
-    {"OMPI_MCA_hwloc_base_binding_policy", "none"},    // a rank's thread pool uses several cores
-    {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers forbid ptrace-like copies
-    {"OMPI_MCA_orte_execute_quiet", "1"},              // what is to be said, the ranks say
-};
-
 std::string this_executable() {
   return std::filesystem::read_symlink("/proc/self/exe").string();
-}
-
-std::vector<std::string> environment_for_mpi() {
-  std::vector<std::string> environment;
-  const auto is_ours = [](const char* entry) {
-    for (const auto& [name, value] : kMpiEnvironment) {
-      const size_t length = std::strlen(name);
-      if (std::strncmp(entry, name, length) == 0 && entry[length] == '=') return true;
-    }
-    return false;
-  };
-  for (char** entry = environ; *entry != nullptr; ++entry) {
-    if (!is_ours(*entry)) environment.push_back(*entry);
-  }
-  for (const auto& [name, value] : kMpiEnvironment) {
-    environment.push_back(std::string(name) + "=" + value);
-  }
-  return environment;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
@@ -129,27 +101,17 @@ std::vector<std::string> rank_command(const EngineOptions& o, const std::string&
   return command;
 }
 
-std::vector<std::string> world_command(int ranks, std::vector<std::string> command) {
-  if (ranks == 1) return command;
-  std::vector<std::string> world = {"mpirun", "--quiet", "-n", std::to_string(ranks)};
-  world.insert(world.end(), command.begin(), command.end());
-  return world;
-}
-
 std::string describe(const ProcessExit& exit) {
   if (exit.signal != 0) return fmt::format("signal {} ({})", exit.signal, strsignal(exit.signal));
   return fmt::format("exit code {}", exit.code);
 }
 
-RankProcesses::RankProcesses(const std::vector<std::string>& command, Observer observer)
-    : observer_(std::move(observer)) {
-  std::vector<std::string> arguments = command;
-  std::vector<std::string> environment = environment_for_mpi();
-  const std::vector<char*> argv = pointers(arguments);
-  const std::vector<char*> envp = pointers(environment);
+RankProcesses::RankProcesses(RankWorld world, Observer observer) : observer_(std::move(observer)) {
+  const std::vector<char*> argv = pointers(world.command);
+  const std::vector<char*> envp = pointers(world.environment);
   const std::string error =
       fmt::format("shoal: error: {} cannot be run: is it installed (openmpi-bin) and in PATH?\n",
-                  command.at(0));
+                  world.command.at(0));
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw DeviceFault(fmt::format("pipe: {}", strerror(errno)));
   const pid_t parent = getpid();
@@ -258,7 +220,7 @@ int run_self_under_mpirun(int ranks) {
   ProcessExit exit;
   std::set<std::string> errors;
   RankProcesses processes(
-      world_command(ranks, std::move(command)),
+      make_rank_world({}, ranks, std::move(command), ""),
       {.on_line =
            [&](const std::string& line) {
              if (line.starts_with("shoal: error:") && !errors.insert(line).second) return;

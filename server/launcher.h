@@ -1,4 +1,4 @@
-// Launcher: the rank processes as children. `mpirun -n N` of one command (N > 1), or the command itself.
+// Launcher: the rank processes as children: what rank_world.h says, which is mpirun for more than one rank.
 //
 // Nobody is left behind: the child is in its own process group, dies when the thread that made it ends
 // (PR_SET_PDEATHSIG), and ranks ask the same of mpirun (run_rank). So construct and keep RankProcesses
@@ -17,14 +17,12 @@
 #include <vector>
 
 #include "server/engine_options.h"
+#include "server/rank_world.h"
 
 namespace shoal {
 
 // argv of one rank: this executable, `rank`, and every engine flag.
 std::vector<std::string> rank_command(const EngineOptions& options, const std::string& socket_path);
-
-// argv that runs `command` as `ranks` processes.
-std::vector<std::string> world_command(int ranks, std::vector<std::string> command);
 
 struct ProcessExit {
   int code = 0;    // valid unless killed by a signal
@@ -43,19 +41,19 @@ class RankProcesses {
   };
   // Throws DeviceFault when there are no processes or pipes to be had. A command that cannot be run
   // gives an error line and exit code 2.
-  RankProcesses(const std::vector<std::string>& command, Observer observer);
+  RankProcesses(RankWorld world, Observer observer);
   ~RankProcesses();  // terminate(0)
   RankProcesses(const RankProcesses&) = delete;
 
   pid_t pid() const { return pid_; }
-  // Both thread-safe. wait: false when they still run after `timeout`.
+  // All thread-safe. wait: false when they still run after `timeout`.
   bool wait(std::chrono::milliseconds timeout);
+  void signal_group(int signal);
   // SIGTERM to the whole group, SIGKILL after `grace`. Returns when they are gone.
   void terminate(std::chrono::milliseconds grace);
 
  private:
   void watch();
-  void signal_group(int signal);
 
   Observer observer_;
   pid_t pid_ = -1;

@@ -13,6 +13,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/backend.h"
+#include "server/bench_command.h"
 #include "server/chat_command.h"
 #include "server/flags.h"
 #include "server/inspect_command.h"
@@ -56,6 +57,7 @@ int run(int argc, char** argv) {
   CLI::App* serve = app.add_subcommand("serve", "Serve a model over gRPC");
   add_engine_flags(*serve, serve_options.engine);
   add_serve_flags(*serve, serve_options);
+  add_placement_flags(*serve, serve_options.engine.placement);
   serve->add_flag("--print-config", show_config, "Print every flag with its value, and end")
       ->configurable(false);
 
@@ -64,6 +66,12 @@ int run(int argc, char** argv) {
       app.add_subcommand("chat", "Ask a running server: once, in a pipe, or a session");
   add_chat_flags(*chat, chat_options);
 
+  BenchOptions bench_options;
+  CLI::App* bench = app.add_subcommand("bench", "Measure a running server under load");
+  add_bench_flags(*bench, bench_options);
+  HealthOptions health_options;
+  CLI::App* health = app.add_subcommand("health", "Ask a running server whether it serves; 0: it does");
+  add_health_flags(*health, health_options);
   LogitsOptions logits_options;
   CLI::App* logits = app.add_subcommand("logits", "Write the logits of every position to a file");
   add_logits_flags(*logits, logits_options);
@@ -98,15 +106,17 @@ int run(int argc, char** argv) {
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
   }
   if (app.get_subcommands().empty()) {
-    return fail(kInvalidInput, "a command is missing: serve, chat, logits, perplexity, quantize, inspect, plan or version");
+    return fail(kInvalidInput, "a command is missing: serve, chat, health, bench, logits, perplexity, quantize, inspect, plan or version");
   }
 
-  log_to_stderr();
+  serve->parsed() ? set_up_log(serve_options.observability) : log_to_stderr();
   if (version->parsed()) {
     fmt::print("shoal {}\n{}\n", SHOAL_VERSION, backend_summary());
     return kOk;
   }
   if (chat->parsed()) return run_chat(chat_options);
+  if (bench->parsed()) return run_bench(*bench, bench_options);
+  if (health->parsed()) return run_health(health_options);
   if (logits->parsed()) return run_logits(logits_options);
   if (perplexity->parsed()) return run_perplexity(perplexity_options);
   if (quantize->parsed()) return run_quantize(quantize_options);

@@ -44,6 +44,7 @@ const Settings kBetweenNodes = {
     {"OMPI_MCA_oob_tcp_keepalive_intvl", "5"},
     {"OMPI_MCA_oob_tcp_keepalive_probes", "3"},
     {"OMPI_MCA_orte_startup_timeout", "60"},
+    {"OMPI_MCA_orte_keep_fqdn_hostnames", "1"},  // a pod's short name means nothing to its neighbours
 };
 
 bool is_set(const char* name) {
@@ -145,7 +146,9 @@ bool is_this_node(const std::string& name, const Interfaces& here) {
 Settings settings(const RankPlacement& p, int ranks, const std::string& scratch) {
   Settings all = kAlways;
   const bool several = several_nodes(p);
-  if (several) all.insert(kBetweenNodes.begin(), kBetweenNodes.end());
+  for (const auto& [name, value] : kBetweenNodes) {
+    if (several && !is_set(name.c_str())) all[name] = value;
+  }
   // Control plane, data plane and NCCL's bootstrap listen where they are told and nowhere else. Of one node:
   // shared memory, and loopback for what starts the ranks.
   const std::string interface = p.rank_interface.empty() ? "lo" : p.rank_interface;
@@ -161,6 +164,8 @@ Settings settings(const RankPlacement& p, int ranks, const std::string& scratch)
   } else if (several && !is_set("OMPI_MCA_plm_rsh_agent")) {
     all["OMPI_MCA_plm_rsh_agent"] = "ssh -o BatchMode=yes";  // a question for a password would wait for ever
   }
+  // mpirun's own socket takes every address whatever it is told; so at least not of both families.
+  if (!several) all["OMPI_MCA_oob_tcp_disable_ipv6_family"] = "1";
   if (ranks > 1 && !several && !scratch.empty()) {
     // What mpirun leaves behind when it is killed; segments of shared memory must not lie on a disk.
     all["OMPI_MCA_orte_tmpdir_base"] = scratch;

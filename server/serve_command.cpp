@@ -11,9 +11,11 @@
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/model_dir.h"
 #include "runtime/model/model_config.h"
+#include "server/drain.h"
 #include "server/engine_supervisor.h"
 #include "server/front_end.h"
 #include "server/grpc_server.h"
+#include "server/service_notify.h"
 #include "server/signals.h"
 #include "server/start_log.h"
 
@@ -27,8 +29,12 @@ using std::chrono::milliseconds;
 constexpr milliseconds kTick{1000};
 // While the model loads: what makes a bar move.
 constexpr milliseconds kLoadTick{200};
-// A gateway that probes health sees NOT_SERVING before new calls are refused.
-constexpr milliseconds kProbePeriod{500};
+// What calls that the engine's end has ended get to hear of it.
+constexpr milliseconds kLastWords{500};
+// How long the start may take from now on, as long as it goes on.
+constexpr std::chrono::seconds kLoadExtension{30};
+// The supervisor replaces ranks that hang after --step-timeout; where it does not, systemd may.
+constexpr std::chrono::seconds kWatchdogMargin{30};
 // Of a connection, beside its calls of Chat and Complete: status, health, refused calls.
 constexpr int kSpareStreams = 256;
 
@@ -68,11 +74,14 @@ void check_tokenizer(const ServeOptions& options, const std::string& dir) {
 }
 
 // Waits until the engine is ready. False: a signal came first.
-bool wait_ready(const EngineClient& engine, StopSignals* signals) {
+bool wait_ready(const EngineClient& engine, ProgressWatch* watch, ServiceNotify* notify,
+                StopSignals* signals) {
   LoadProgressLog progress(isatty(STDERR_FILENO));
   while (signals->count() == 0) {
     const EngineStatus status = engine.status();
     progress.update(status);
+    if (watch->alive(status)) notify->extend(kLoadExtension);
+    notify->status(status.detail.empty() ? "starting" : status.detail);
     if (status.state == EngineState::kReady) {
       progress.end();
       log_ready(status);
@@ -92,7 +101,8 @@ bool wait_ready(const EngineClient& engine, StopSignals* signals) {
 
 // Runs until a signal comes; health follows the engine. Throws DeviceFault when it fails for good.
 void serve_until_signal(const ServeOptions& options, const EngineClient& engine, GrpcServer* server,
-                        FrontEnd* front_end, StopSignals* signals) {
+                        FrontEnd* front_end, ProgressWatch* watch, ServiceNotify* notify,
+                        StopSignals* signals) {
   const auto stall_timeout = std::chrono::duration_cast<Clock::duration>(
       std::chrono::duration<double>(options.stream_stall_timeout));
   StatisticsLog statistics;
@@ -103,29 +113,14 @@ void serve_until_signal(const ServeOptions& options, const EngineClient& engine,
     const bool ready = status.state == EngineState::kReady;
     if (ready != std::exchange(serving, ready)) server->set_serving(ready);
     statistics.update(status);
+    if (watch->alive(status)) notify->alive();
+    notify->status(ready ? fmt::format("Serving: {} running, {} waiting", status.running, status.waiting)
+                         : status.detail);
     if (status.state == EngineState::kFailed) {
-      server->shutdown(kProbePeriod);  // the open calls' last words are on their way
+      server->shutdown(kLastWords);  // the open calls' last words are on their way
       throw DeviceFault(status.detail);
     }
   }
-}
-
-// Health first, then no new calls, then the running ones until the timeout or a second signal.
-void drain(const ServeOptions& options, GrpcServer* server, FrontEnd* front_end,
-           StopSignals* signals) {
-  server->set_serving(false);
-  spdlog::info("Shutting down: {} calls finish within {:.0f} s (--drain-timeout)",
-               front_end->book().counts().open, options.drain_timeout);
-  if (front_end->book().counts().open > 0) signals->wait(kProbePeriod);
-  front_end->drain();
-  const Clock::time_point deadline =
-      Clock::now() + std::chrono::duration_cast<Clock::duration>(
-                         std::chrono::duration<double>(options.drain_timeout));
-  while (front_end->book().counts().open > 0 && signals->count() < 2 && Clock::now() < deadline) {
-    signals->wait(milliseconds(50));
-  }
-  front_end->book().end_all({CallCode::kUnavailable, "the server is shutting down"});
-  server->shutdown(kProbePeriod);
 }
 
 }  // namespace
@@ -133,6 +128,7 @@ void drain(const ServeOptions& options, GrpcServer* server, FrontEnd* front_end,
 int run_serve(const ServeOptions& options) {
   // Everything that can be wrong without the ranks is found before they are started.
   StopSignals signals({SIGTERM, SIGINT});
+  check_placement(options.engine.placement, options.engine.tensor_parallel_size);
   const std::string dir = resolve_model_dir(options.engine.model, options.engine.revision);
   const ModelConfig config = read_model_config(dir);
   ServedModel model = served_model(options, dir, config);
@@ -141,25 +137,39 @@ int run_serve(const ServeOptions& options) {
   ChatTemplate templates = chat_template(options, dir);
   spdlog::info("Resolved architecture: {} ({})", config.architecture_name, dir);
 
-  EngineSupervisor engine({.engine = options.engine});
+  EngineSupervisor engine({.engine = options.engine,
+                           .step_timeout = milliseconds(static_cast<int64_t>(1000 * options.step_timeout))});
   engine.set_on_state([&signals](const EngineStatus&) { signals.wake(); });
   FrontEnd front_end(std::move(model), std::move(tokenizer), std::move(templates), engine,
-                     options.max_queue);
+                     AdmissionOptions{.max_sequences = options.max_queue,
+                                      .max_running = options.engine.max_num_seqs});
+  const Observability observability(
+      options.observability,
+      {.model_name = front_end.model_name(),
+       .version = SHOAL_VERSION,
+       .context_tokens = config.max_position_embeddings,
+       .page_size = options.engine.page_size,
+       .cache_dtype = options.engine.kv_cache_dtype,
+       .prefix_caching = options.engine.enable_prefix_caching},
+      front_end, engine);
   GrpcServer server({.host = options.host,
                      .port = options.port,
-                     .api_key = options.api_key,
+                     .guard = {.api_key = options.api_key},
                      .max_message_bytes = max_message_bytes(config.max_position_embeddings),
                      .max_streams = options.max_queue + kSpareStreams},
                     front_end);
   spdlog::info("Listening on {} (NOT_SERVING until the model is loaded)", server.address());
-  if (wait_ready(engine, &signals)) {
+  ServiceNotify notify;
+  ProgressWatch watch(milliseconds(static_cast<int64_t>(1000 * options.step_timeout)) + kWatchdogMargin);
+  if (wait_ready(engine, &watch, &notify, &signals)) {
     server.set_serving(true);
+    notify.ready();
     spdlog::info("Ready: {} on {}, try: shoal chat --server {} \"Hello\"", front_end.model_name(),
                  server.address(), server.address());
-    serve_until_signal(options, engine, &server, &front_end, &signals);
+    serve_until_signal(options, engine, &server, &front_end, &watch, &notify, &signals);
   }
-  drain(options, &server, &front_end, &signals);
-  engine.stop();
+  drain({server, front_end, engine, signals, notify},
+        milliseconds(static_cast<int64_t>(1000 * options.drain_timeout)));
   spdlog::info("Bye");
   return 0;
 }

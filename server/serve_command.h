@@ -4,11 +4,13 @@
 #include <string>
 
 #include "server/engine_options.h"
+#include "server/observability.h"
 
 namespace shoal {
 
 struct ServeOptions {
   EngineOptions engine;
+  ObservabilityOptions observability;
   std::string served_model_name;           // --served-model-name; empty: --model as given
   std::string host = "127.0.0.1";          // --host
   int port = 8000;                         // --port; 0: any free one
@@ -18,6 +20,7 @@ struct ServeOptions {
   int max_queue = 1024;                    // --max-queue: sequences alive at once
   double drain_timeout = 30;         // --drain-timeout: seconds that running calls get at the end
   double stream_stall_timeout = 60;  // --stream-stall-timeout: seconds without a read
+  double step_timeout = 120;         // --step-timeout: seconds of ranks with work that say nothing
 };
 
 // Returns the exit code of an orderly end. Throws InvalidInput for a bad flag or checkpoint and
