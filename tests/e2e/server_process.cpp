@@ -57,11 +57,12 @@ bool descends_from(const std::map<pid_t, ProcessUse>& processes, pid_t pid, pid_
 
 }  // namespace
 
-ShoalProcess::ShoalProcess(const std::vector<std::string>& args) {
+ShoalProcess::ShoalProcess(const std::vector<std::string>& args, const std::vector<std::string>& before) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
   pipe_ = ends[0];
-  std::vector<std::string> words = {SHOAL_EXECUTABLE};
+  std::vector<std::string> words = before;
+  words.push_back(SHOAL_EXECUTABLE);
   words.insert(words.end(), args.begin(), args.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -69,7 +70,7 @@ ShoalProcess::ShoalProcess(const std::vector<std::string>& args) {
   pid_ = fork();
   if (pid_ == 0) {
     dup2(ends[1], STDERR_FILENO);
-    execv(argv[0], argv.data());
+    execvp(argv[0], argv.data());
     _exit(127);
   }
   close(ends[1]);

@@ -14,8 +14,8 @@ namespace shoal {
 
 class ShoalProcess {
  public:
-  // Starts `shoal` with these arguments.
-  explicit ShoalProcess(const std::vector<std::string>& args);
+  // Starts `shoal` with these arguments; with `before`, words that run it, as in a namespace.
+  explicit ShoalProcess(const std::vector<std::string>& args, const std::vector<std::string>& before = {});
   ~ShoalProcess();  // SIGKILL if it still runs
   ShoalProcess(const ShoalProcess&) = delete;
 
