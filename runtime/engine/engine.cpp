@@ -12,6 +12,8 @@ namespace {
 constexpr std::chrono::milliseconds kLoadPoll{1};
 // A working engine calls its sink at least so often, between steps.
 constexpr std::chrono::seconds kSignOfLife{1};
+// Between reports when the engine comes to rest: short requests that come one by one do not notice.
+constexpr std::chrono::milliseconds kRestInterval{100};
 // Between reports of the ranks: one costs all ranks a gather of some KB.
 constexpr std::chrono::seconds kReportInterval{1};
 // Of a new measurement in an average: as many steps or copies count as a change takes to show.
@@ -242,6 +244,12 @@ void Engine::measure(const StepPlan& plan, double seconds) {
   }
   if (2 * prompt_tokens >= plan.num_tokens()) {
     average(token_seconds_, seconds / static_cast<double>(plan.num_tokens()));
+    // A small step takes nearly as long as a larger one, so it says nothing about many tokens.
+    if (2 * plan.num_tokens() >= config_.scheduler.max_num_batched_tokens) {
+      average(prompt_token_seconds_, seconds / static_cast<double>(plan.num_tokens()));
+    }
+  } else {
+    average(decode_step_seconds_, seconds);
   }
   const TierConfig& tiers = config_.scheduler.tiers;
   scheduler_.set_costs(page_copy_seconds_ > 0 ? page_copy_seconds_ : tiers.page_copy_seconds,
@@ -283,7 +291,20 @@ void Engine::drain() {
     idle.kind = StepKind::kIdle;
     broadcast(idle);
   }
-  emit(finish());
+  std::vector<TokenEvent> events = finish();
+  if (!scheduler_.has_work()) report_at_rest();
+  emit(std::move(events));
+}
+
+// With the last events of a busy time, so that what is known of the ranks does not stay as it was up to a
+// second before.
+void Engine::report_at_rest() {
+  const auto now = Clock::now();
+  if (now - last_report_ < kRestInterval) return;
+  last_report_ = now;
+  StepPlan plan{.number = last_step_, .kind = StepKind::kPages};
+  plan.report = true;
+  move_pages(plan);
 }
 
 void Engine::emit(std::vector<TokenEvent> events) {
@@ -339,6 +360,8 @@ void Engine::publish_stats(const StepPlan* plan, size_t num_sampled, double seco
   stats_.prompt_tokens += prompt_tokens;
   stats_.generated_tokens += static_cast<int64_t>(num_sampled);
   stats_.last_step_seconds = seconds;
+  stats_.prompt_token_seconds = prompt_token_seconds_;
+  stats_.decode_step_seconds = decode_step_seconds_;
   stats_.step_tokens.add(kStepTokenBounds, static_cast<double>(plan->num_tokens()));
   stats_.step_seconds.add(kStepSecondsBounds, seconds);
 }

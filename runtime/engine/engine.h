@@ -51,6 +51,9 @@ struct EngineStats {
   OffloadStats offload;  // of rank 0
   double last_step_seconds =
       0;  // from the end of the step before, or its own begin if that is later
+  // Averages of the latest steps: what a token of a prompt takes in steps that are mostly prompt and
+  // at least half as large as steps may be, and a step that is mostly decoding. 0: none yet.
+  double prompt_token_seconds = 0, decode_step_seconds = 0;
   BucketCounts<kStepTokenBounds.size()> step_tokens;    // since start
   BucketCounts<kStepSecondsBounds.size()> step_seconds;
   // Of every rank, and of their experts: as of the last report, which is made once a second while there
@@ -96,6 +99,7 @@ class Engine {
   void publish_stats(const StepPlan* plan, size_t num_sampled, double seconds);
   void begin_waiting(const StepPlan& plan);
   void end_waiting(TokenEvent& event);
+  void report_at_rest();
   void publish_reports(const std::vector<RankReport>& reports);
 
   const EngineConfig config_;
@@ -115,6 +119,7 @@ class Engine {
   bool only_loading_ = false;  // nothing to do until pages have been read
   // What the scheduler chooses between swapping and recomputing by; 0: not measured yet.
   double page_copy_seconds_ = 0, token_seconds_ = 0;
+  double prompt_token_seconds_ = 0, decode_step_seconds_ = 0;  // EngineStats
   StepRunner::CopyTimes copy_times_;  // that went into page_copy_seconds_
   // Requests that have not had their first token.
   struct Waiting {
