@@ -261,7 +261,7 @@ volumeMounts:
   {{- end }}
 {{- end }}
 
-{{/* Ports and probes of what serves. Kubernetes' gRPC probe knows neither TLS nor keys. */}}
+{{/* Ports and probes of what serves. Kubernetes' gRPC probe knows no TLS: HTTP then, or `shoal health`. */}}
 {{- define "shoal.serving" -}}
 ports:
   - name: grpc
@@ -276,7 +276,7 @@ ports:
 {{- if .Values.security.tls.clientCa }}
 {{- $command = concat $command (list "--ssl-certfile=/etc/shoal/tls/tls.crt" "--ssl-keyfile=/etc/shoal/tls/tls.key") }}
 {{- end }}
-{{- $probe = dict "exec" (dict "command" $command) }}
+{{- $probe = ternary (dict "httpGet" (dict "path" "/ready" "port" "metrics")) (dict "exec" (dict "command" $command)) .Values.metrics.enabled }}
 {{- end }}
 startupProbe:
   {{- toYaml $probe | nindent 2 }}
