@@ -7,6 +7,7 @@
 #include <set>
 
 #include "runtime/quantization/scheme.h"
+#include "server/security/security_flags.h"
 
 namespace shoal {
 namespace {
@@ -182,6 +183,7 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
 
 void add_serve_flags(CLI::App& app, ServeOptions& o) {
   add_observability_flags(app, o.observability);
+  add_security_flags(app, o.security);
   const std::string group = "Server";
   app.add_option("--host", o.host, "Address to listen on")->group(group)->capture_default_str();
   app.add_option("--port", o.port, "Port to listen on; 0: any free one, named in the ready line")
@@ -189,8 +191,6 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
       ->group(group)
       ->capture_default_str();
   app.add_option("--served-model-name", o.served_model_name, "Name of the model; default: --model")
-      ->group(group);
-  app.add_option("--api-key", o.api_key, "Calls must carry `authorization: Bearer KEY`")
       ->group(group);
   app.add_option("--chat-template", o.chat_template, "File with a chat template to use instead")
       ->group(group);
@@ -394,6 +394,22 @@ void add_plan_flags(CLI::App& app, PlanCommandOptions& o) {
       ->check(CLI::Range(0.01, 1.0))
       ->capture_default_str();
   app.add_option("--gpu-memory-limit", o.gpu_memory_limit, "Bytes (24GiB) of a rank instead of that share");
+  app.add_option("--swap-space", o.swap_space,
+                 "Bytes (4GiB) of host memory of a rank for KV pages that leave the device; 0: none; auto: 4 GiB "
+                 "on a GPU, on the CPU none")
+      ->capture_default_str();
+  app.add_flag("--json", o.json, "JSON, for programs");
+}
+
+void add_top_flags(CLI::App& app, TopOptions& o) {
+  add_server_flags(app, o.address);
+  app.add_option("--interval", o.interval, "Seconds between pictures")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  app.add_flag("--once", o.once, "One picture, as plain text");
+}
+
+void add_collect_env_flags(CLI::App& app, CollectEnvOptions& o) {
   app.add_flag("--json", o.json, "JSON, for programs");
 }
 

@@ -111,13 +111,17 @@ PlanAnswer plan_answer(const PlanCommandOptions& o) {
                   o.tensor_parallel_size, o.gpus);
   }
   PlannedModel model = find_model(o);
-  const PlanOptions options = plan_options(o, model.config, choice.count);
+  PlanOptions options = plan_options(o, model.config, choice.count);
+  const uint64_t memory = choice.device.on_gpu ? host : choice.device.bytes;
+  options.swap_bytes = parse_swap_space(o.swap_space, choice.device.on_gpu, /*to_files=*/false, memory,
+                                        options.ranks);
 
   PlanBudget budget;
   if (choice.device.on_gpu) {
     budget = gpu_budget(choice.device, o.gpu_memory_utilization, options.ranks);
   } else {
-    budget = cpu_budget(choice.device.bytes, options.ranks);
+    // Pages that leave the KV cache go to the same memory.
+    budget = cpu_budget(choice.device.bytes - options.swap_bytes * options.ranks, options.ranks);
   }
   budget.host = host;
   double utilization = o.gpu_memory_utilization;

@@ -27,6 +27,7 @@ struct PlanCommandOptions {
   std::string expert_offload = "off";   // --expert-offload off|auto|cpu|stream
   double gpu_memory_utilization = 0.9;  // --gpu-memory-utilization
   std::string gpu_memory_limit;         // --gpu-memory-limit 24GiB: of a rank
+  std::string swap_space = "auto";      // --swap-space 4GiB: host memory of a rank for KV pages
   bool json = false;                    // --json
 };
 

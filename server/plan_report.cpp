@@ -146,6 +146,11 @@ class TextReport {
     if (plan_.fits) {
       row("left", [&](size_t rank) { return gib_text(plan_.budget.bytes - plan_.ranks[rank].total()); });
     }
+    if (plan_.ranks.front().swap > 0) {
+      row("KV pages in host memory", [&](size_t rank) { return gib_text(plan_.ranks[rank].swap); },
+          "--swap-space");
+    }
+    host_memory();
     if (off_device() == 0) return;
     const ExpertCounts& counts = plan_.ranks.front().experts;
     row("experts in host memory", [&](size_t rank) { return gib_text(plan_.ranks[rank].experts_on_host); },
@@ -155,6 +160,13 @@ class TextReport {
     row("used of them a token", [&](size_t rank) {
       return gib_text(static_cast<uint64_t>(off_device_bytes(c_, plan_.ranks[rank], 1).used));
     });
+  }
+
+  // What ranks on a GPU take of the machine's own memory.
+  void host_memory() {
+    if (plan_.host_bytes() == 0) return;
+    line("host memory: {}{} for all ranks: swapped KV pages and experts", gib_text(plan_.host_bytes()),
+         plan_.budget.host > 0 ? " of " + gib_text(plan_.budget.host) : "");
   }
 
   uint64_t off_device() const {
@@ -249,13 +261,15 @@ std::string plan_json(Planner& planner, const PlanReport& report) {
                {"fits", plan.fits},
                {"max_model_len", plan.max_model_len},
                {"kv_bytes_per_token", plan.kv_bytes_per_token},
-               {"kv_tokens", plan.kv_tokens()}};
+               {"kv_tokens", plan.kv_tokens()},
+               {"host_bytes", plan.host_bytes()}};
   for (size_t r = 0; r < plan.ranks.size(); ++r) {
     Json rank = {{"rank", r}};
     for (const Line& l : lines_of(plan)) rank["bytes"][l.name] = l.bytes[r];
     rank["total_bytes"] = plan.ranks[r].total();
     rank["left_bytes"] =
         static_cast<int64_t>(plan.budget.bytes) - static_cast<int64_t>(plan.ranks[r].total());
+    rank["swap_bytes"] = plan.ranks[r].swap;
     rank["experts_on_host_bytes"] = plan.ranks[r].experts_on_host;
     rank["experts_on_disk_bytes"] = plan.ranks[r].experts_on_disk;
     if (plan.options.experts != ExpertHome::kDevice) {

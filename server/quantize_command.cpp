@@ -42,7 +42,7 @@ std::vector<int32_t> calibration_tokens(const std::string& text, const std::stri
 
 int run_quantize(const QuantizeCommandOptions& o) {
   QuantizeOptions options;
-  options.scheme = parse_scheme("--scheme", o.scheme, /*calibrated=*/true);
+  options.scheme = parse_scheme("--scheme", o.scheme, /*for_file=*/true);
   options.input = resolve_model_dir(o.model, o.revision);
   options.output = o.output;
   options.max_shard_bytes = o.max_shard_bytes;

@@ -121,7 +121,9 @@ void log_memory(RankRuntime& rank, const LoadedModel& model) {
 
 void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineService& service) {
   auto directory = open_kv_checkpoint(tier_options(options), rank);
-  const auto model = load_model(rank, load_options(options),
+  LoadOptions load = load_options(options);
+  load.swap_bytes = swap_bytes(tier_options(options), rank);
+  const auto model = load_model(rank, load,
                                 [&](uint64_t read, uint64_t total) { service.loading(read, total); });
   TierConfig tiers = attach_tiers(tier_options(options), rank, *model, options.quantization,
                                   std::move(directory));
@@ -150,7 +152,9 @@ void run_rank_zero(const EngineOptions& options, RankRuntime& rank, EngineServic
 
 void run_other_rank(const EngineOptions& options, RankRuntime& rank) {
   auto directory = open_kv_checkpoint(tier_options(options), rank);
-  const auto model = load_model(rank, load_options(options));
+  LoadOptions load = load_options(options);
+  load.swap_bytes = swap_bytes(tier_options(options), rank);
+  const auto model = load_model(rank, load);
   attach_tiers(tier_options(options), rank, *model, options.quantization, std::move(directory));
   gather_ready(rank, *model);
   log_memory(rank, *model);

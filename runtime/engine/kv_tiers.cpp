@@ -34,22 +34,6 @@ PreemptionMode parse_mode(const std::string& value) {
   throw_invalid("--preemption-mode {}: use auto, swap or recompute", value);
 }
 
-// Bytes of a rank.
-int64_t swap_bytes(const TierOptions& o, const RankRuntime& rank) {
-  if (o.swap_space == "0") return 0;
-  const auto free = static_cast<int64_t>(machine_info().memory_bytes);
-  if (o.swap_space != "auto") {
-    const auto bytes = static_cast<int64_t>(parse_size("--swap-space", o.swap_space));
-    if (bytes > free / rank.size()) {
-      throw_invalid("--swap-space {}: {} ranks of so much are more than the {} that are free",
-                    o.swap_space, rank.size(), gib_text(free));
-    }
-    return bytes;
-  }
-  if (rank.on_cpu() && o.kv_checkpoint_dir.empty()) return 0;
-  return std::min((rank.on_cpu() ? int64_t{1} : int64_t{4}) << 30, free / 8 / rank.size());
-}
-
 std::vector<std::byte> to_message(const std::vector<PageKey>& keys) {
   const auto* data = reinterpret_cast<const std::byte*>(keys.data());
   return {data, data + keys.size() * sizeof(PageKey)};
@@ -125,6 +109,11 @@ void add_samples(const std::string& path, std::vector<std::byte>& text) {
 
 }  // namespace
 
+uint64_t swap_bytes(const TierOptions& options, const RankRuntime& rank) {
+  return parse_swap_space(options.swap_space, !rank.on_cpu(), !options.kv_checkpoint_dir.empty(),
+                          machine_info().memory_bytes, rank.size());
+}
+
 Sha256 model_fingerprint(const Checkpoint& checkpoint) {
   namespace fs = std::filesystem;
   std::string tensors;
@@ -174,10 +163,10 @@ TierConfig attach_tiers(const TierOptions& options, RankRuntime& rank, LoadedMod
   tiers.page_copy_seconds = static_cast<double>(page_bytes) / kFirstBytesPerSecond;
   tiers.copies_per_step =
       static_cast<int32_t>(std::max<int64_t>(kCopyBytesPerStep / page_bytes, 1));
-  const int64_t bytes = swap_bytes(options, rank);
-  const int64_t slots = std::min<int64_t>(rank.group().min(bytes / page_bytes),
+  const auto planned = static_cast<int64_t>(m.plan.ranks.front().swap);
+  const int64_t slots = std::min<int64_t>(rank.group().min(planned / page_bytes),
                                           std::numeric_limits<int32_t>::max() / 2);
-  if (slots == 0 && (bytes > 0 || directory != nullptr)) {
+  if (slots == 0 && (m.plan.options.swap_bytes > 0 || directory != nullptr)) {
     throw_invalid(
         "--swap-space {}: less than a page of the KV cache, which is {} bytes; such as 4GiB",
         options.swap_space, page_bytes);

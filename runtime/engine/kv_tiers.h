@@ -14,15 +14,16 @@
 namespace shoal {
 
 struct TierOptions {
-  // --swap-space: bytes of a rank, "0" for none. auto: an eighth of the free host memory over the
-  // ranks, at most 4 GiB on a GPU and, with a checkpoint, 1 GiB on the CPU; without one 0 on the
-  // CPU, where the KV cache itself is host memory.
-  std::string swap_space = "auto";
+  std::string swap_space = "auto";           // --swap-space: see parse_swap_space()
   std::string preemption_mode = "auto";      // --preemption-mode: auto | swap | recompute
   std::string kv_checkpoint_dir;             // --kv-checkpoint-dir; empty: none
   std::string kv_checkpoint_size = "16GiB";  // --kv-checkpoint-size: bytes of a rank
   bool enable_prefix_caching = true;
 };
+
+// What LoadOptions::swap_bytes has to be for these options: so that the plan knows of it. See
+// parse_swap_space(). Throws InvalidInput.
+uint64_t swap_bytes(const TierOptions& options, const RankRuntime& rank);
 
 // Throws InvalidInput for options that contradict each other or are no numbers, and for a directory
 // that cannot be used: before anything is loaded. Null without --kv-checkpoint-dir.
@@ -30,8 +31,8 @@ std::shared_ptr<KvCheckpointDirectory> open_kv_checkpoint(const TierOptions& opt
                                                           const RankRuntime& rank);
 
 // Collective. Gives the model's runner its PageStore (none when there is nothing to do) and says
-// what rank 0's scheduler needs to know. `quantization`: as loaded. Throws InvalidInput for sizes
-// that hold no page or more than the machine has.
+// what rank 0's scheduler needs to know: pages in host memory as the model's plan has them.
+// `quantization`: as loaded. Throws InvalidInput for sizes that hold no page.
 TierConfig attach_tiers(const TierOptions& options, RankRuntime& rank, LoadedModel& model,
                         const std::string& quantization,
                         std::shared_ptr<KvCheckpointDirectory> directory);

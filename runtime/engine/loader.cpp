@@ -8,6 +8,7 @@
 
 #include "runtime/memory/advice.h"
 #include "runtime/quantization/dummy_checkpoint.h"
+#include "runtime/quantization/quantized_weight.h"
 
 namespace shoal {
 namespace {
@@ -35,6 +36,7 @@ PlanOptions plan_options(const LoadOptions& o, const LoadedModel& m) {
   if (o.max_num_batched_tokens > 0) plan.max_num_batched_tokens = o.max_num_batched_tokens;
   plan.kv_cache_tokens = o.kv_cache_tokens;
   plan.kv_cache_memory_bytes = o.kv_cache_memory_bytes;
+  plan.swap_bytes = o.swap_bytes;
   plan.with_mtp = o.load_mtp && m.config.num_nextn_predict_layers > 0;
   plan.all_logits = o.all_logits;
   plan.graphs = !o.enforce_eager;
@@ -47,7 +49,11 @@ PlanBudget plan_budget(const LoadOptions& o, RankRuntime& rank) {
   if (!o.gpu_memory_limit.empty()) {
     return {.bytes = parse_memory_limit(o.gpu_memory_limit, total, device.name())};
   }
-  if (rank.on_cpu()) return cpu_budget(available + device.ledger().current_total(), rank.size());
+  if (rank.on_cpu()) {
+    // Pages that leave the KV cache go to the same memory.
+    const uint64_t free = available + device.ledger().current_total(), swap = o.swap_bytes * rank.size();
+    return cpu_budget(free > swap ? free - swap : 0, rank.size());
+  }
   // What other processes and the libraries hold, and what this rank already has of its plan, are not free.
   const size_t taken = total - available, own = std::min(taken, device.ledger().current_total());
   return {.bytes = static_cast<uint64_t>(o.gpu_memory_utilization * static_cast<double>(total)),
@@ -220,6 +226,10 @@ std::unique_ptr<LoadedModel> load_model(
                           *m->source, ctx);
   }
   check_all_used(*m->source, m->config);
+  if (const size_t kept = matrices_kept(*m->checkpoint); kept > 0 && rank.rank() == 0) {
+    spdlog::info("--quantization {}: {} matrices are quantised already, to no more bits, and stay as they are",
+                 options.quantization, kept);
+  }
   m->runner = std::make_unique<ModelRunner>(rank, *m->model, m->layout, m->dtype, m->kv_dtype,
                                             options.page_size, m->num_pages);
   m->runner->set_offload(m->experts.get());
@@ -249,6 +259,9 @@ std::vector<std::string> memory_lines(const MemoryPlan& plan, Device& device) {
   }
   lines.push_back(fmt::format("all of it: {} planned, {} taken, {} is the budget", gib_text(rank.planned()),
                               gib_text(ledger.peak_total()), gib_text(plan.budget.bytes)));
+  if (rank.swap > 0) {
+    lines.push_back(fmt::format("host memory for KV pages: {} planned", gib_text(rank.swap)));
+  }
   if (plan.options.experts != ExpertHome::kDevice) {
     lines.push_back(fmt::format(
         "routed experts: {} on the device, {} in host memory ({}), {} on disk ({}); steps are not recorded as "

@@ -37,6 +37,7 @@ struct LoadOptions {
   std::string gpu_memory_limit;        // --gpu-memory-limit: bytes of this rank for all of it; "": none
   std::string expert_offload = "off";  // off | auto | cpu | stream: experts that the device cannot hold
   int64_t num_gpu_experts = -1;        // of a layer and rank on the device at most; -1: as many as fit
+  uint64_t swap_bytes = 0;             // of host memory of a rank, for KV pages (kv_tiers.h)
   std::string host_memory;             // --host-memory: of a node, for those; "": what is free
   bool enforce_eager = false;          // no CUDA graphs
   int64_t overlap_min_tokens = kOverlapMinTokens;  // per rank: see ParallelLayout

@@ -46,9 +46,7 @@ class Adviser {
       return false;
     }
     if (!plan.fits) return false;
-    if (plan.ranks.front().experts_on_host > 0 && request_.budget.host > 0 && !host_holds(plan)) {
-      return false;
-    }
+    if (request_.budget.host > 0 && plan.host_bytes() > request_.budget.host) return false;
     Advice advice{what, std::move(flags), options, std::max(options.ranks, request_.gpus), "",
                   std::move(plan), 0};
     if (planner_.device().gigabytes_per_s > 0) {
@@ -58,12 +56,6 @@ class Adviser {
     return true;
   }
   static int64_t context_of(const MemoryPlan& plan) { return std::min(plan.max_model_len, kRateContext); }
-
-  bool host_holds(const MemoryPlan& plan) const {
-    uint64_t bytes = 0;
-    for (const RankPlan& rank : plan.ranks) bytes += rank.experts_on_host;
-    return bytes <= request_.budget.host;
-  }
 
   void shorter_context() {
     if (request_.options.max_model_len == 0) return;  // it already gives way

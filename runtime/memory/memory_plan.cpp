@@ -68,6 +68,21 @@ PlanBudget cpu_budget(uint64_t free_bytes, int ranks) {
   return {.bytes = share, .most_kv = std::min(kMostKv, share / 4)};
 }
 
+uint64_t parse_swap_space(const std::string& text, bool on_gpu, bool to_files, uint64_t memory, int ranks) {
+  if (text == "0") return 0;
+  if (text == "auto") {
+    if (!on_gpu && !to_files) return 0;
+    const uint64_t most = uint64_t{on_gpu ? 4u : 1u} << 30;
+    return memory == 0 ? most : std::min(most, memory / 8 / ranks);
+  }
+  const uint64_t bytes = parse_size("--swap-space", text);
+  if (memory > 0 && bytes > memory / ranks) {
+    throw_invalid("--swap-space {}: {} ranks of so much are more than the {} that are free", text, ranks,
+                  gib_text(memory));
+  }
+  return bytes;
+}
+
 uint64_t parse_memory_limit(const std::string& text, uint64_t device_bytes, const std::string& device) {
   const uint64_t bytes = parse_size("--gpu-memory-limit", text);
   if (bytes > device_bytes) {
@@ -101,6 +116,12 @@ const RankPlan& MemoryPlan::fullest() const {
   return *std::max_element(ranks.begin(), ranks.end(), [](const RankPlan& a, const RankPlan& b) {
     return a.total() < b.total();
   });
+}
+
+uint64_t MemoryPlan::host_bytes() const {
+  uint64_t bytes = 0;
+  for (const RankPlan& rank : ranks) bytes += rank.swap + rank.experts_on_host;
+  return bytes;
 }
 
 Planner::Planner(ModelConfig config, FormOf stored, DeviceSpec device, int64_t least_len)
@@ -275,7 +296,10 @@ MemoryPlan Planner::plan_ranks(const PlanOptions& options, const PlanBudget& bud
                                experts_apart(options));
     }
     mine.driver = budget.driver + graph_bytes(options);
-    plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, kv_bytes_per_token(options, rank));
+    const int64_t per_token = kv_bytes_per_token(options, rank);
+    const auto page = static_cast<uint64_t>(per_token * options.page_size);
+    mine.swap = options.swap_bytes / page * page;
+    plan.kv_bytes_per_token = std::max(plan.kv_bytes_per_token, per_token);
   }
   if (experts_apart(options)) place_experts(plan);
 
@@ -304,6 +328,7 @@ void Planner::settle(MemoryPlan& plan, int64_t num_pages) {
     const RankPlan before = rank;
     rank = rank_needs(plan.options, rank.rank, plan.max_model_len);
     rank.driver = before.driver;
+    rank.swap = before.swap;
     rank.experts = before.experts;
     rank.experts_on_host = before.experts_on_host;
     rank.experts_on_disk = before.experts_on_disk;
@@ -390,7 +415,8 @@ void Planner::place_experts(MemoryPlan& plan) const {
     if (o.num_device_experts >= 0) counts.device = std::min(counts.device, o.num_device_experts * layers);
     counts.host = total - counts.device;
     if (o.experts == ExpertHome::kDisk && plan.budget.host > 0) {
-      const uint64_t host = plan.budget.host / static_cast<uint64_t>(o.ranks);
+      const uint64_t share = plan.budget.host / static_cast<uint64_t>(o.ranks);
+      const uint64_t host = share > rank.swap ? share - rank.swap : 0;
       if (count_in(host, counts.device, total, true) < counts.host) {  // two more for what is read from files
         counts.host = count_in(host > 2 * slot ? host - 2 * slot : 0, counts.device, total, true);
       }

@@ -37,6 +37,7 @@ struct PlanOptions {
   // or, what PlanBudget::host does not hold, on disk as well.
   ExpertHome experts = ExpertHome::kDevice;
   OffloadMode offload_mode = OffloadMode::kAuto;
+  uint64_t swap_bytes = 0;  // of host memory of a rank, for KV pages that leave the device
   int64_t num_device_experts = -1;  // of a layer and rank on the device at most; -1: as many as fit
   bool with_mtp = false;
   bool all_logits = false;
@@ -67,6 +68,7 @@ struct RankPlan {
   // are not on the device.
   ExpertCounts experts;
   uint64_t experts_on_host = 0, experts_on_disk = 0;
+  uint64_t swap = 0;             // host memory for KV pages: swap_bytes in whole pages
   uint64_t expert_slot = 0;      // bytes of the largest expert
   uint64_t expert_overhead = 0;  // slots that experts are streamed to, and alignment of those on the device
 
@@ -90,6 +92,8 @@ struct MemoryPlan {
     return num_pages * options.page_size * (options.dp_attention ? options.ranks : 1);
   }
   const RankPlan& fullest() const;
+  // Of host memory that is not the device's own, all planned ranks: swapped KV pages and experts.
+  uint64_t host_bytes() const;
   // What is left of the fullest rank's budget.
   int64_t left() const { return static_cast<int64_t>(budget.bytes) - static_cast<int64_t>(fullest().total()); }
 };
@@ -151,6 +155,11 @@ class Planner {
 PlanBudget gpu_budget(const DeviceSpec& device, double utilization, int ranks);
 // Of ranks that share `free_bytes` of host memory.
 PlanBudget cpu_budget(uint64_t free_bytes, int ranks);
+// --swap-space: bytes of host memory of a rank, for KV pages that leave the device. auto: an eighth of the
+// host's `memory` (0: unknown) over the ranks, at most 4 GiB on a GPU and, where pages pass through it to
+// files, 1 GiB on the CPU; without files 0 on the CPU, where the KV cache itself is host memory. Throws
+// InvalidInput for what is no size, or more than a rank's share of the memory.
+uint64_t parse_swap_space(const std::string& text, bool on_gpu, bool to_files, uint64_t memory, int ranks);
 // --gpu-memory-limit: bytes of one rank. Throws InvalidInput for what is no size, 0, negative, or more than
 // the device has.
 uint64_t parse_memory_limit(const std::string& text, uint64_t device_bytes, const std::string& device);

@@ -33,11 +33,7 @@ FormOf forms_quantized(FormOf stored, const std::string& quantization) {
   return [stored = std::move(stored), scheme](const PlannedTensor& tensor) {
     const WeightForm form = stored(tensor);
     if (tensor.k == 0 || !is_quantizable(stem(tensor))) return form;
-    if (form.dtype == DType::kI8 || form.dtype == DType::kI4x2) {
-      throw_invalid("--quantization {}: the checkpoint's tensor {} is {} already", scheme.name, tensor.name,
-                    dtype_name(form.dtype));
-    }
-    if (form.dtype == scheme.dtype) return form;
+    if (stays_as_stored(form.dtype, scheme)) return form;
     return scheme.form(tensor.k).value_or(form);
   };
 }

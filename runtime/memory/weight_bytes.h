@@ -20,8 +20,8 @@ using FormOf = std::function<WeightForm(const PlannedTensor&)>;
 // As a model is published, in files that are not looked at: FP8 blocks where its config says so, else dtype
 // (F32 | BF16). Embedding, head, routers and norms are never quantised.
 FormOf forms_as_published(const ModelConfig& config, DType dtype);
-// `stored`, quantised while loading. Throws InvalidInput for a --quantization that there is not; the function
-// does for a matrix that holds integers already.
+// `stored`, quantised while loading, but for what stays_as_stored(). Throws InvalidInput for a --quantization
+// that there is not.
 FormOf forms_quantized(FormOf stored, const std::string& quantization);
 
 // What loading makes of the checkpoint's own tensors, from their headers. The function throws InvalidInput

@@ -7,6 +7,21 @@
 #include "runtime/model/rope.h"
 
 namespace shoal {
+namespace {
+
+bool is_deepseek(const ModelConfig& config) {
+  switch (config.architecture) {
+    case Architecture::kDeepseekV2:
+    case Architecture::kDeepseekV3:
+      return true;
+    case Architecture::kQwen2:
+    case Architecture::kLlama:
+      return false;
+  }
+  SHOAL_CHECK(false, "architecture {}", config.architecture_name);
+}
+
+}  // namespace
 
 Range attention_heads_of(const ModelConfig& config, const ParallelLayout& layout) {
   if (layout.dp_attention) return {0, config.num_attention_heads};
@@ -129,16 +144,19 @@ void store_values(Device& device, std::span<const float> values, const Tensor& o
   device.copy_to_device(out.data, rounded.data(), rounded.size() * sizeof(BF16));
 }
 
+std::unique_ptr<LayerLoader> make_layer_loader(const ModelConfig& config,
+                                               const ParallelLayout& layout,
+                                               const ModelOptions& options, WeightSource& source,
+                                               ExecContext& ctx) {
+  const auto make = is_deepseek(config) ? make_deepseek_layers : make_dense_layers;
+  return make(config, layout, options, source, ctx);
+}
+
 std::unique_ptr<Model> make_model(const ModelConfig& config, const ParallelLayout& layout,
                                   const ModelOptions& options, WeightSource& source,
                                   ExecContext& ctx) {
-  switch (config.architecture) {
-    case Architecture::kDeepseekV2:
-    case Architecture::kDeepseekV3: return make_deepseek(config, layout, options, source, ctx);
-    case Architecture::kQwen2:
-    case Architecture::kLlama: return make_dense(config, layout, options, source, ctx);
-  }
-  SHOAL_CHECK(false, "architecture {}", config.architecture_name);
+  const auto make = is_deepseek(config) ? make_deepseek : make_dense;
+  return make(config, layout, options, source, ctx);
 }
 
 }  // namespace shoal

@@ -37,6 +37,19 @@ Tensor embed_own_tokens(ExecContext& ctx, const ParallelLayout& layout,
 Tensor logits_of_rows(ExecContext& ctx, const ParallelLayout& layout, const ParallelLmHead& head,
                       const ModelBatch& batch, const Tensor& hidden);
 
+// Makes a model's layers one by one, for what holds only some of them.
+class LayerLoader {
+ public:
+  virtual ~LayerLoader() = default;
+  // Its weights come from `source`, which has to outlive it, as this loader has to.
+  virtual DecoderLayer load(int64_t index, WeightSource& source) = 0;
+};
+// The tables that layers share come from `source`; everything given has to outlive the loader.
+std::unique_ptr<LayerLoader> make_layer_loader(const ModelConfig& config,
+                                               const ParallelLayout& layout,
+                                               const ModelOptions& options, WeightSource& source,
+                                               ExecContext& ctx);
+
 class MtpModule;
 
 class Decoder : public Model {
@@ -69,6 +82,13 @@ Tensor load_rope_table(const ModelConfig& config, const ModelOptions& options, i
                        WeightSource& source, Device& device);
 
 // deepseek.cpp and dense.cpp: the layers of each family.
+std::unique_ptr<LayerLoader> make_deepseek_layers(const ModelConfig& config,
+                                                  const ParallelLayout& layout,
+                                                  const ModelOptions& options, WeightSource& source,
+                                                  ExecContext& ctx);
+std::unique_ptr<LayerLoader> make_dense_layers(const ModelConfig& config, const ParallelLayout& layout,
+                                               const ModelOptions& options, WeightSource& source,
+                                               ExecContext& ctx);
 std::unique_ptr<Model> make_deepseek(const ModelConfig& config, const ParallelLayout& layout,
                                      const ModelOptions& options, WeightSource& source,
                                      ExecContext& ctx);

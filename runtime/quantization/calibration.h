@@ -1,8 +1,8 @@
-// Calibration: runs a model over a text and quantises its matrices with GPTQ, layer by layer: each
-// layer sees the inputs that the quantised layers before it make.
+// Calibration: runs a model over a text and quantises its matrices with GPTQ. The hidden states of
+// all tokens go through the model layer by layer, each twice: unquantised, to see the inputs of its
+// matrices, and quantised, for what the next layer will see.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,8 +13,9 @@
 
 namespace shoal {
 
-// Holds the whole model unquantised (FP8 as bfloat16), and of one layer the inputs' sums: experts * k *
-// k floats. Deterministic. REQUIRES: one rank.
+// Holds one layer unquantised (FP8 as bfloat16) and quantised, the hidden states of all tokens, and
+// of each matrix of the layer with inputs of its own k * k floats, or those inputs while there are
+// fewer than k. Deterministic. REQUIRES: one rank.
 class Calibration {
  public:
   // `tokens` are seen in windows of `window`. Throws InvalidInput for ids outside the vocabulary.
@@ -22,8 +23,8 @@ class Calibration {
               int window, QuantizationScheme scheme, int threads);
   ~Calibration();
 
-  // `name`.weight, whose values are `base`'s. Names have to come by layer; a name of a layer that does
-  // not run (the MTP layer) is rounded to nearest.
+  // `name`.weight, whose values are `base`'s. Layers have to come in order; a name of a layer that
+  // does not run (the MTP layer) is rounded to nearest.
   std::unique_ptr<StoredWeight> quantize(const std::string& name,
                                          std::unique_ptr<StoredWeight> base);
 
@@ -32,10 +33,6 @@ class Calibration {
 
   std::unique_ptr<Runner> runner_;
   const QuantizationScheme scheme_;
-  const int threads_;
-  int64_t layer_ = -1;
-  std::string factor_of_;  // whose factor factor_ is: gate and up share one
-  std::vector<float> factor_;
 };
 
 }  // namespace shoal

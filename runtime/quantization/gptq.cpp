@@ -3,22 +3,32 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 #include "kernels/base/error.h"
+#include "runtime/quantization/inverse_factor.h"
 #include "runtime/quantization/rounding.h"
 
 namespace shoal {
 namespace {
 
-// Rows that go through the columns together, so that a row of U is read once for all of them.
-constexpr int64_t kRowsTogether = 8;
+// Rows that go through the columns together, so that a piece of U is read once for all of them.
+constexpr int64_t kRowsTogether = 16;
+// Columns whose errors are collected before the columns behind them hear of it: 128 rows of U over
+// a tile of 64 columns are 32 KB, which the first cache holds.
+constexpr int64_t kBlock = 128;
+constexpr int64_t kTile = 64;
 
 // A quantised matrix in memory, whole.
 class MemoryWeight : public StoredWeight {
  public:
   MemoryWeight(std::string where, int64_t n, int64_t k, WeightForm form)
-      : where_(std::move(where)), n_(n), k_(k), form_(form), blocks_(blocks_touched({0, k}, form.block_cols).size()) {
+      : where_(std::move(where)),
+        n_(n),
+        k_(k),
+        form_(form),
+        blocks_(blocks_touched({0, k}, form.block_cols).size()) {
     numbers.resize(n * form.row_bytes(k));
     scale.resize(n * blocks_);
     if (form.has_min) min.resize(scale.size());
@@ -54,119 +64,177 @@ class MemoryWeight : public StoredWeight {
 };
 
 struct Matrix {
-  float* values;  // [n, k], changed
+  const float* values;  // [n, k]
   int64_t n, k;
-  const std::vector<float>& factor;
+  const InputStatistics& inputs;
   const QuantizationScheme& scheme;
 };
 
-void quantize_rows(const Matrix& m, Range rows, MemoryWeight& out) {
-  const WeightForm form = out.form();
-  const int bits = form.dtype == DType::kI4x2 ? 4 : 8;
-  const int64_t k = m.k, group = form.block_cols, blocks = (k + group - 1) / group;
-  std::vector<int8_t> codes(kRowsTogether * k);
-  std::vector<GroupScale> scales(kRowsTogether);
-  const int64_t count = rows.size();
-  for (int64_t j = 0; j < k; ++j) {
-    for (int64_t r = 0; r < count; ++r) {
-      float* row = m.values + (rows.begin + r) * k;
-      if (j % group == 0) {
-        // Of the values as earlier columns' errors have made them.
-        scales[r] = choose_scale({row + j, static_cast<size_t>(std::min(group, k - j))}, bits,
-                                 m.scheme.symmetric);
-        const int64_t at = (rows.begin + r) * blocks + j / group;
-        out.scale[at] = scales[r].scale;
-        if (form.has_min) out.min[at] = static_cast<float>(-scales[r].zero) * scales[r].scale;
+// Some rows on their way through the columns.
+class RowQuantizer {
+ public:
+  RowQuantizer(const Matrix& m, MemoryWeight& out)
+      : m_(m),
+        out_(out),
+        form_(out.form()),
+        bits_(form_.dtype == DType::kI4x2 ? 4 : 8),
+        k_(m.k),
+        groups_((m.k + form_.block_cols - 1) / form_.block_cols),
+        values_(kRowsTogether * m.k),
+        codes_(kRowsTogether * m.k),
+        errors_(kRowsTogether * kBlock),
+        scales_(kRowsTogether * groups_) {}
+
+  void quantize(Range rows) {
+    rows_ = rows;
+    choose_scales();
+    if (m_.inputs.factor.empty()) {
+      for (int64_t r = 0; r < rows.size(); ++r) {
+        for (int64_t g = 0; g < groups_; ++g) {
+          round_to_codes(group_of(r, g), scales_[r * groups_ + g], bits_,
+                         codes_.data() + r * k_ + g * form_.block_cols);
+        }
       }
-      int8_t& code = codes[r * k + j];
-      round_to_codes({row + j, 1}, scales[r], bits, &code);
-      if (m.factor.empty()) continue;
-      const float rounded = static_cast<float>(code - scales[r].zero) * scales[r].scale;
-      const float* u = m.factor.data() + j * k;
-      const float error = (row[j] - rounded) / u[j];
-      for (int64_t l = j + 1; l < k; ++l) row[l] -= error * u[l];
+    } else {
+      for (int64_t r = 0; r < rows.size(); ++r) {
+        for (int64_t j = 0; j < k_; ++j) {
+          values_[r * k_ + j] = m_.values[(rows.begin + r) * k_ + m_.inputs.order[j]];
+        }
+      }
+      for (int64_t begin = 0; begin < k_; begin += kBlock) {
+        const Range block{begin, std::min(begin + kBlock, k_)};
+        round_block(block);
+        spread_errors(block);
+      }
+    }
+    store();
+  }
+
+ private:
+  std::span<const float> group_of(int64_t r, int64_t g) const {
+    const int64_t begin = g * form_.block_cols;
+    return {m_.values + (rows_.begin + r) * k_ + begin,
+            static_cast<size_t>(std::min<int64_t>(form_.block_cols, k_ - begin))};
+  }
+
+  void choose_scales() {
+    const std::span<const float> importance = m_.inputs.importance;
+    for (int64_t r = 0; r < rows_.size(); ++r) {
+      for (int64_t g = 0; g < groups_; ++g) {
+        const std::span<const float> group = group_of(r, g);
+        const GroupScale chosen = choose_scale(
+            group, bits_, m_.scheme.zero(),
+            importance.empty() ? importance
+                               : importance.subspan(g * form_.block_cols, group.size()));
+        scales_[r * groups_ + g] = chosen;
+        const int64_t at = (rows_.begin + r) * groups_ + g;
+        out_.scale[at] = chosen.scale;
+        if (form_.has_min) out_.min[at] = chosen.min;
+      }
     }
   }
-  for (int64_t r = 0; r < count; ++r) {
-    std::byte* numbers = out.numbers.data() + (rows.begin + r) * form.row_bytes(k);
-    const int8_t* row = codes.data() + r * k;
-    if (bits == 8) {
-      std::memcpy(numbers, row, k);
-      continue;
-    }
-    for (int64_t j = 0; j < k; j += 2) {
-      *numbers++ = static_cast<std::byte>((row[j] & 15) | (row[j + 1] & 15) << 4);
+
+  // Each column's error goes to the columns of the block behind it at once.
+  void round_block(Range block) {
+    for (int64_t j = block.begin; j < block.end; ++j) {
+      const float* u = m_.inputs.factor.data() + j * k_;
+      const int64_t column = m_.inputs.order[j];
+      for (int64_t r = 0; r < rows_.size(); ++r) {
+        float* row = values_.data() + r * k_;
+        const GroupScale scale = scales_[r * groups_ + column / form_.block_cols];
+        int8_t& code = codes_[r * k_ + column];
+        round_to_codes({row + j, 1}, scale, bits_, &code);
+        const float error = (row[j] - (static_cast<float>(code) * scale.scale + scale.min)) / u[j];
+        errors_[r * kBlock + j - block.begin] = error;
+        for (int64_t l = j + 1; l < block.end; ++l) row[l] -= error * u[l];
+      }
     }
   }
-}
+
+  // The errors of the block to all columns behind it.
+  void spread_errors(Range block) {
+    for (int64_t begin = block.end; begin < k_; begin += kTile) {
+      const int64_t width = std::min(kTile, k_ - begin);
+      for (int64_t r = 0; r < rows_.size(); ++r) {
+        float* __restrict row = values_.data() + r * k_ + begin;
+        for (int64_t j = block.begin; j < block.end; ++j) {
+          const float* __restrict u = m_.inputs.factor.data() + j * k_ + begin;
+          const float error = errors_[r * kBlock + j - block.begin];
+          for (int64_t l = 0; l < width; ++l) row[l] -= error * u[l];
+        }
+      }
+    }
+  }
+
+  void store() {
+    for (int64_t r = 0; r < rows_.size(); ++r) {
+      std::byte* numbers = out_.numbers.data() + (rows_.begin + r) * form_.row_bytes(k_);
+      const int8_t* row = codes_.data() + r * k_;
+      if (bits_ == 8) {
+        std::memcpy(numbers, row, k_);
+        continue;
+      }
+      for (int64_t j = 0; j < k_; j += 2) {
+        *numbers++ = static_cast<std::byte>((row[j] & 15) | (row[j + 1] & 15) << 4);
+      }
+    }
+  }
+
+  const Matrix& m_;
+  MemoryWeight& out_;
+  const WeightForm form_;
+  const int bits_;
+  const int64_t k_, groups_;
+  Range rows_;
+  std::vector<float> values_;       // [rows, k], columns in the order that they are rounded
+  std::vector<int8_t> codes_;       // [rows, k], columns in place
+  std::vector<float> errors_;       // [rows, kBlock]
+  std::vector<GroupScale> scales_;  // [rows, groups]
+};
 
 }  // namespace
 
-std::vector<float> inverse_factor(const std::vector<float>& hessian, int64_t k) {
+InputStatistics input_statistics(const std::vector<float>& sum, int64_t k, int threads) {
+  const auto at = [&](int64_t i) { return sum[i * k + i]; };
   double mean = 0;
-  for (int64_t i = 0; i < k; ++i) mean += hessian[i * k + i];
+  for (int64_t i = 0; i < k; ++i) mean += at(i);
   mean /= static_cast<double>(k);
   if (!(mean > 0) || !std::isfinite(mean)) return {};
-  // With rows and columns reversed, H = C C^T; then U = the reverse of C^-1.
+  InputStatistics inputs;
+  for (int64_t i = 0; i < k; ++i) inputs.importance.push_back(static_cast<float>(at(i) / mean));
+  inputs.order.resize(k);
+  std::iota(inputs.order.begin(), inputs.order.end(), 0);
+  std::stable_sort(inputs.order.begin(), inputs.order.end(),
+                   [&](int32_t a, int32_t b) { return at(a) > at(b); });
   constexpr double kDamping = 0.01;
-  std::vector<double> c(k * k);
+  std::vector<double> ordered(k * k);
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
-      c[i * k + j] = hessian[(k - 1 - i) * k + (k - 1 - j)] + (i == j ? kDamping * mean : 0);
+      ordered[i * k + j] = sum[inputs.order[i] * k + inputs.order[j]];
     }
+    ordered[i * k + i] += kDamping * mean;
   }
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = 0; j <= i; ++j) {
-      double sum = c[i * k + j];
-      const double* a = c.data() + i * k;
-      const double* b = c.data() + j * k;
-      for (int64_t l = 0; l < j; ++l) sum -= a[l] * b[l];
-      if (i != j) {
-        c[i * k + j] = sum / c[j * k + j];
-      } else if (sum > 0) {
-        c[i * k + i] = std::sqrt(sum);
-      } else {
-        return {};  // not positive, for all its damping: rounding errors of huge inputs
-      }
-    }
-  }
-  // Row i of C^-1, from the rows above it.
-  std::vector<double> inverse(k * k);
-  for (int64_t i = 0; i < k; ++i) {
-    double* row = inverse.data() + i * k;
-    for (int64_t j = 0; j < i; ++j) {
-      const double factor = c[i * k + j];
-      const double* other = inverse.data() + j * k;
-      for (int64_t l = 0; l <= j; ++l) row[l] -= factor * other[l];
-    }
-    row[i] = 1;
-    const double diagonal = c[i * k + i];
-    for (int64_t l = 0; l <= i; ++l) row[l] /= diagonal;
-  }
-  std::vector<float> upper(k * k);
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = i; j < k; ++j) {
-      upper[i * k + j] = static_cast<float>(inverse[(k - 1 - i) * k + (k - 1 - j)]);
-    }
-  }
-  return upper;
+  inputs.factor = inverse_factor(ordered, k, threads);
+  if (inputs.factor.empty()) return {};  // for all its damping: rounding errors of huge inputs
+  return inputs;
 }
 
-std::unique_ptr<StoredWeight> gptq_quantize(std::vector<float> values, int64_t n, int64_t k,
-                                            const std::vector<float>& factor,
+std::unique_ptr<StoredWeight> gptq_quantize(const std::vector<float>& values, int64_t n, int64_t k,
+                                            const InputStatistics& inputs,
                                             const QuantizationScheme& scheme,
                                             const std::string& where, int threads) {
   const std::optional<WeightForm> form = scheme.form(k);
   SHOAL_CHECK(form && form->block_rows == 1 && form->dtype != DType::kF8E4M3, "{}: {}", where,
               scheme.name);
   auto out = std::make_unique<MemoryWeight>(where, n, k, *form);
-  const Matrix matrix{values.data(), n, k, factor, scheme};
+  const Matrix matrix{values.data(), n, k, inputs, scheme};
   std::vector<std::jthread> workers;
   for (int t = 0; t < std::max(threads, 1); ++t) {
     workers.emplace_back([&, t] {
+      RowQuantizer quantizer(matrix, *out);
       for (int64_t begin = t * kRowsTogether; begin < n;
            begin += kRowsTogether * std::max(threads, 1)) {
-        quantize_rows(matrix, {begin, std::min(begin + kRowsTogether, n)}, *out);
+        quantizer.quantize({begin, std::min(begin + kRowsTogether, n)});
       }
     });
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -18,7 +20,7 @@ constexpr int64_t kSlabRows = 64;
 class QuantizedWeight : public StoredWeight {
  public:
   QuantizedWeight(std::unique_ptr<StoredWeight> base, const QuantizationScheme& scheme)
-      : base_(std::move(base)), symmetric_(scheme.symmetric), form_(*scheme.form(base_->k())) {}
+      : base_(std::move(base)), zero_(scheme.zero()), form_(*scheme.form(base_->k())) {}
 
   std::string where() const override { return base_->where(); }
   int64_t n() const override { return base_->n(); }
@@ -91,10 +93,10 @@ class QuantizedWeight : public StoredWeight {
       for (size_t at = 0; at < row.size(); at += form_.block_cols) {
         const auto group =
             row.subspan(at, std::min<size_t>(form_.block_cols, row.size() - at));
-        const GroupScale chosen = choose_scale(group, bits, symmetric_);
+        const GroupScale chosen = choose_scale(group, bits, zero_);
         round_to_codes(group, chosen, bits, codes.data() + at);
         *scale++ = chosen.scale;
-        if (min != nullptr) *min++ = static_cast<float>(-chosen.zero) * chosen.scale;
+        if (min != nullptr) *min++ = chosen.min;
       }
       const int8_t* used = codes.data() + cols.begin - all_cols.begin;
       if (bits == 8) {
@@ -109,7 +111,7 @@ class QuantizedWeight : public StoredWeight {
   }
 
   const std::unique_ptr<StoredWeight> base_;
-  const bool symmetric_;
+  const ZeroPoint zero_;
   const WeightForm form_;
 };
 
@@ -122,20 +124,31 @@ class QuantizingCheckpoint : public WrappedCheckpoint {
                                        int64_t k) const override {
     std::unique_ptr<StoredWeight> stored = base_->matrix(name, n, k);
     if (!is_quantizable(name) || !scheme_.form(k)) return stored;
-    const DType type = stored->form().dtype;
-    if (type == DType::kI4x2 || type == DType::kI8) {
-      throw_invalid("--quantization {}: {} is {} already; load it without the flag", scheme_.name,
-                    stored->where(), dtype_name(type));
+    if (!stays_as_stored(stored->form().dtype, scheme_)) {
+      return quantize_weight(std::move(stored), scheme_);
     }
-    if (type == DType::kF8E4M3 && scheme_.dtype == DType::kF8E4M3) return stored;
-    return quantize_weight(std::move(stored), scheme_);
+    const std::scoped_lock lock(mutex_);
+    kept_.insert(name);
+    return stored;
+  }
+
+  size_t kept() const {
+    const std::scoped_lock lock(mutex_);
+    return kept_.size();
   }
 
  private:
   const QuantizationScheme scheme_;
+  mutable std::mutex mutex_;
+  mutable std::set<std::string> kept_;
 };
 
 }  // namespace
+
+size_t matrices_kept(const Checkpoint& checkpoint) {
+  const auto* quantizing = dynamic_cast<const QuantizingCheckpoint*>(&checkpoint);
+  return quantizing == nullptr ? 0 : quantizing->kept();
+}
 
 std::unique_ptr<StoredWeight> quantize_weight(std::unique_ptr<StoredWeight> base,
                                               const QuantizationScheme& scheme) {

@@ -8,17 +8,20 @@
 
 namespace shoal {
 
-// `base` (F32, F16, BF16 or F8E4M3) rounded to nearest. Groups and blocks are those of the unsharded
+// `base` (of any form) rounded to nearest. Groups and blocks are those of the unsharded
 // matrix, and each is worked out from all of its values: a rank whose cut falls inside one reads the
 // rest of it too, and has the numbers that one rank would have.
 // REQUIRES: scheme.form(base->k()).
 std::unique_ptr<StoredWeight> quantize_weight(std::unique_ptr<StoredWeight> base,
                                               const QuantizationScheme& scheme);
 
-// `base` with the matrices of is_quantizable() quantised. Those that are FP8 already stay so under fp8.
-// Throws InvalidInput when asked for one that holds integers already.
+// `base` with the matrices of is_quantizable() quantised, but for those that stays_as_stored() keeps.
 std::unique_ptr<Checkpoint> quantize_checkpoint(std::unique_ptr<Checkpoint> base,
                                                 const QuantizationScheme& scheme);
+
+// How many matrices of a quantize_checkpoint() have been handed out as they are stored, because they are
+// quantised already; 0 of any other.
+size_t matrices_kept(const Checkpoint& checkpoint);
 
 // Checkpoint::open(path), quantised as `--quantization` says: "none" or a scheme.
 std::unique_ptr<Checkpoint> open_checkpoint(const std::string& path,

@@ -16,10 +16,11 @@ class RecordingOps final : public Ops {
  public:
   RecordingOps(Ops& ops, Device& device) : ops_(ops), device_(device) {}
 
-  // From here on only inputs of these are summed: weight data -> the name that its sum goes under.
+  // From here on only inputs of these are kept: weight data -> the name that its sum goes under. What was
+  // kept before is forgotten.
   void record(std::map<const void*, std::string> weights);
-  // The sum of x x^T over the inputs seen, [k, k]; zeros where there were none.
-  const std::vector<float>& sum_of(const std::string& name, int64_t k);
+  // The sum of x x^T over the inputs seen, [k, k]; zeros where there were none. Hands it over.
+  std::vector<float> take_sum(const std::string& name, int64_t k);
 
   void end_warm_up() override { ops_.end_warm_up(); }
   void begin_step() override { ops_.begin_step(); }
@@ -94,12 +95,18 @@ class RecordingOps final : public Ops {
   void dequantize(const Weight& w, const Tensor& out) override { ops_.dequantize(w, out); }
 
  private:
+  // Of one name. Rows are kept until there are k of them: an expert that sees few holds less than k * k.
+  struct Inputs {
+    std::vector<float> rows;  // [seen since the last sum, k]
+    std::vector<float> sum;   // [k, k], or empty
+  };
   void add_inputs(const Weight& w, const Tensor& x);  // [rows, k]
+  void fold(Inputs& inputs, int64_t k);
 
   Ops& ops_;
   Device& device_;
   std::map<const void*, std::string> weights_;
-  std::map<std::string, std::vector<float>> sums_;  // [k, k]
+  std::map<std::string, Inputs> inputs_;
 };
 
 }  // namespace shoal

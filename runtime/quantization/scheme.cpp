@@ -21,23 +21,43 @@ std::optional<WeightForm> QuantizationScheme::form(int64_t k) const {
   return std::nullopt;
 }
 
-QuantizationScheme parse_scheme(const std::string& flag, const std::string& name, bool calibrated) {
-  if (name == "int4") return {name, DType::kI4x2, 128};
-  if (name == "int4-g32") return {name, DType::kI4x2, 32};
-  if (name == "int4-asym") return {name, DType::kI4x2, 128, /*symmetric=*/false};
-  if (name == "int4-asym-g32") return {name, DType::kI4x2, 32, /*symmetric=*/false};
-  if (name == "int8") return {name, DType::kI8, 0};
-  if (name == "int8-g128") return {name, DType::kI8, 128};
-  if (name == "fp8") return {name, DType::kF8E4M3, kFp8Block};
-  if (name == "int4-gptq" && calibrated) {
-    return {name, DType::kI4x2, 128, /*symmetric=*/true, /*calibrated=*/true};
+QuantizationScheme parse_scheme(const std::string& flag, const std::string& name, bool for_file) {
+  QuantizationScheme scheme{.name = name, .for_file = for_file};
+  if (name == "int8" || name == "int8-g128") {
+    scheme.dtype = DType::kI8;
+    scheme.group = name == "int8" ? 0 : 128;
+    return scheme;
   }
-  if (name == "int4-gptq") {
-    throw_invalid("{} {}: it is calibrated ahead of time; run shoal quantize --scheme int4-gptq first",
-                  flag, name);
+  if (name == "fp8") {
+    scheme.dtype = DType::kF8E4M3;
+    scheme.group = kFp8Block;
+    return scheme;
   }
-  throw_invalid("{} {}: use {}{}", flag, in_quotes(name), kSchemeNames,
-                calibrated ? ", int4-gptq" : "");
+  std::string_view rest = name;
+  const auto take = [&](std::string_view part) {
+    if (!rest.starts_with(part)) return false;
+    rest.remove_prefix(part.size());
+    return true;
+  };
+  const bool int4 = take("int4");
+  scheme.calibrated = take("-gptq");
+  scheme.symmetric = !take("-asym");
+  scheme.group = take("-g32") ? 32 : 128;
+  if (!int4 || !rest.empty()) {
+    throw_invalid("{} {}: use {}{}{}", flag, in_quotes(name), kSchemeNames, for_file ? ", " : "",
+                  for_file ? kCalibratedNames : "");
+  }
+  if (scheme.calibrated && !for_file) {
+    throw_invalid("{} {}: it is calibrated ahead of time; run shoal quantize --scheme {} first", flag,
+                  name, name);
+  }
+  return scheme;
+}
+
+bool stays_as_stored(DType stored, const QuantizationScheme& scheme) {
+  if (stored == DType::kI4x2) return true;
+  if (stored == DType::kI8) return scheme.dtype != DType::kI4x2;
+  return stored == scheme.dtype;
 }
 
 bool is_quantizable(const std::string& name) {

@@ -55,12 +55,13 @@ Result run_once(const Options& o, RankRuntime& rank, int64_t budget, const std::
   load.max_num_batched_tokens = 512;
   load.max_model_len = 2 * (o.prompt + o.output);
   load.kv_cache_tokens = budget;
+  const TierOptions tiers{
+      .swap_space = o.swap_space, .preemption_mode = mode, .enable_prefix_caching = false};
+  load.swap_bytes = swap_bytes(tiers, rank);
   const auto model = load_model(rank, load);
   EngineConfig config;
   config.vocab_size = static_cast<int32_t>(model->config.vocab_size);
-  config.scheduler.tiers = attach_tiers(
-      {.swap_space = o.swap_space, .preemption_mode = mode, .enable_prefix_caching = false}, rank,
-      *model, "none", nullptr);
+  config.scheduler.tiers = attach_tiers(tiers, rank, *model, "none", nullptr);
   config.scheduler.max_num_seqs = 64;
   config.scheduler.max_num_batched_tokens = 512;
   config.scheduler.max_model_len = static_cast<int32_t>(model->max_model_len);

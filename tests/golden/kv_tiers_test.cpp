@@ -113,8 +113,13 @@ void serve(const Workload& w, const LoadOptions& load, const TierOptions& option
            Outcome& outcome) {
   RankRuntime& rank = rank_runtime();
   auto directory = open_kv_checkpoint(options, rank);
-  const auto model = load_model(rank, load);
+  LoadOptions planned = load;
+  planned.swap_bytes = swap_bytes(options, rank);
+  const auto model = load_model(rank, planned);
   TierConfig tiers = attach_tiers(options, rank, *model, load.quantization, std::move(directory));
+  // As planned, to the byte.
+  CHECK(model->plan.ranks.front().swap ==
+        static_cast<uint64_t>(tiers.host_pages * model->runner->kv_cache().layout().page_bytes()));
   if (rank.rank() != 0) return run_worker(rank.group(), *model->runner);
   EngineConfig config;
   config.vocab_size = static_cast<int32_t>(model->config.vocab_size);
@@ -349,10 +354,12 @@ TEST_CASE("with requests split over the ranks each has tiers of its own") {
 TEST_CASE("sizes that hold no page or more than the machine has are refused") {
   if (rank_runtime().size() > 1) return;
   RankRuntime& rank = rank_runtime();
-  const auto model = load_model(rank, load_options(128));
   const auto refused = [&](const TierOptions& options) {
     try {
       auto directory = open_kv_checkpoint(options, rank);
+      LoadOptions load = load_options(128);
+      load.swap_bytes = swap_bytes(options, rank);
+      const auto model = load_model(rank, load);
       attach_tiers(options, rank, *model, "none", std::move(directory));
     } catch (const InvalidInput& e) {
       return std::string(e.what());

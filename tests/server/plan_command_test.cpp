@@ -123,6 +123,26 @@ TEST_CASE("a limit in bytes takes the place of the share of the memory") {
   CHECK(answer({.model = "Qwen-7B", .gpus = "1xH100", .gpu_memory_limit = "10GiB"})["fits"] == false);
 }
 
+TEST_CASE("host memory that swapped KV pages take is in the plan") {
+  PlanCommandOptions options{.model = "Qwen-7B", .gpus = "2xH100", .host_memory = "64GiB"};
+  json plan = answer(options);
+  // An eighth of the memory over two ranks.
+  for (int rank = 0; rank < 2; ++rank) {
+    CHECK(plan["ranks"][rank]["swap_bytes"].get<double>() == Approx(double(uint64_t{4} << 30)).epsilon(0.001));
+  }
+  CHECK(plan["host_bytes"] == plan["ranks"][0]["swap_bytes"].get<uint64_t>() +
+                                  plan["ranks"][1]["swap_bytes"].get<uint64_t>());
+  CHECK_THAT(plan_answer(options).text, Catch::Contains("of 64.00 GiB for all ranks"));
+  options.swap_space = "0";
+  CHECK(answer(options)["host_bytes"] == 0);
+  CHECK_THAT(plan_answer(options).text, !Catch::Contains("host memory"));
+  // On the CPU it is taken from what the KV cache could have.
+  const PlanCommandOptions cpu{.model = "Qwen-7B", .device = "cpu", .host_memory = "64GiB"};
+  PlanCommandOptions swapping = cpu;
+  swapping.swap_space = "8GiB";
+  CHECK(answer(cpu)["budget_bytes"].get<uint64_t>() > answer(swapping)["budget_bytes"].get<uint64_t>());
+}
+
 TEST_CASE("bad input is one line that names the flag") {
   const struct {
     PlanCommandOptions options;
@@ -134,6 +154,7 @@ TEST_CASE("bad input is one line that names the flag") {
       {{.model = "V3", .gpus = "H100", .device = "cpu"}, "not with --device cpu"},
       {{.model = "V3", .gpus = "8xH100", .device = "tpu"}, "--device tpu"},
       {{.model = "V3", .gpus = "8xH100", .host_memory = "lots"}, "--host-memory lots"},
+      {{.model = "V3", .gpus = "8xH100", .host_memory = "64GiB", .swap_space = "9GiB"}, "--swap-space 9GiB"},
       {{.model = "V3", .gpus = "8xH100", .host_memory = "-1GiB"}, "--host-memory -1GiB"},
       {{.model = "V3", .gpus = "8xH100", .quantization = "int3"}, "--quantization"},
       {{.model = "V3", .gpus = "8xH100", .tensor_parallel_size = 16}, "--tensor-parallel-size 16"},

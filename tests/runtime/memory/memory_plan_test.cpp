@@ -112,6 +112,41 @@ TEST_CASE("experts go to the host when asked to, and the rest of the plan stays"
   CHECK(disk.ranks[0].experts_on_host + disk.ranks[0].experts_on_disk == rank.experts_on_host);
 }
 
+TEST_CASE("host memory for KV pages is planned in whole pages, and experts get the rest") {
+  const DeviceSpec device = device_named("RTX 4090");
+  Planner planner(published("V2"), {}, device);
+  PlanBudget budget = gpu_budget(device, 0.9, 1);
+  budget.host = 64 * kGiB;
+  PlanOptions o{.quantization = "int4", .experts = ExpertHome::kDisk};
+  const MemoryPlan without = planner.plan(o, budget);
+  CHECK(without.ranks[0].swap == 0);
+  CHECK(without.host_bytes() == without.ranks[0].experts_on_host);
+  o.swap_bytes = 10 * kGiB;
+  MemoryPlan with = planner.plan(o, budget);
+  const auto page = static_cast<uint64_t>(with.kv_bytes_per_token * o.page_size);
+  const uint64_t swap = with.ranks[0].swap;
+  CHECK(swap % page == 0);
+  CHECK(swap <= o.swap_bytes);
+  CHECK(swap + page > o.swap_bytes);
+  CHECK(with.host_bytes() <= budget.host);
+  CHECK(with.ranks[0].experts_on_host + 9 * kGiB < without.ranks[0].experts_on_host);
+  CHECK(with.ranks[0].total() == without.ranks[0].total());  // nothing of it is the device's
+  planner.settle(with, with.num_pages);
+  CHECK(with.ranks[0].swap == swap);
+}
+
+TEST_CASE("--swap-space: what auto means, and what is refused") {
+  CHECK(parse_swap_space("auto", /*on_gpu=*/true, false, 0, 1) == 4 * kGiB);
+  CHECK(parse_swap_space("auto", true, false, 16 * kGiB, 2) == kGiB);
+  CHECK(parse_swap_space("auto", false, false, 512 * kGiB, 1) == 0);
+  CHECK(parse_swap_space("auto", false, /*to_files=*/true, 512 * kGiB, 1) == kGiB);
+  CHECK(parse_swap_space("0", true, true, 512 * kGiB, 1) == 0);
+  CHECK(parse_swap_space("3GiB", false, false, 6 * kGiB, 2) == 3 * kGiB);
+  INVALID(parse_swap_space("3GiB", false, false, 5 * kGiB, 2), "--swap-space 3GiB", "5.00 GiB");
+  INVALID(parse_swap_space("-1", true, false, 0, 1), "--swap-space -1");
+  INVALID(parse_swap_space("lots", true, false, 0, 1), "--swap-space lots");
+}
+
 TEST_CASE("what does not fit says what it needs and what there is") {
   const MemoryPlan plan = plan_on("V3", "1xRTX 4090");
   CHECK_FALSE(plan.fits);

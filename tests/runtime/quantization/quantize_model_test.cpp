@@ -29,7 +29,7 @@ QuantizeOptions options_for(const std::string& input, const std::string& output,
   QuantizeOptions options;
   options.input = input;
   options.output = output;
-  options.scheme = parse_scheme("--scheme", scheme);
+  options.scheme = parse_scheme("--scheme", scheme, /*for_file=*/true);
   options.max_shard_bytes = 20000;
   options.threads = 2;
   return options;
@@ -58,7 +58,9 @@ TEST_CASE("what is written loads as what is quantised while loading, tensor by t
       quantize_model(options_for(golden(model), output, scheme));
       const ModelConfig config = read_model_config(output);
       const auto written = Checkpoint::open(output);
-      const auto loading = open_checkpoint(golden(model), scheme);
+      // A file's zero points are integers.
+      const auto loading = quantize_checkpoint(Checkpoint::open(golden(model)),
+                                               parse_scheme("--scheme", scheme, /*for_file=*/true));
       CHECK_NOTHROW(check_all_known(*written, config));
       CHECK(written->num_files() > 1);
       bool quantised = false;

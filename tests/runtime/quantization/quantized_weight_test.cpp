@@ -103,32 +103,105 @@ TEST_CASE("groups that do not divide a row become smaller, or the matrix stays")
   CHECK(model.open("int4")->matrix(kUp, 4, 100)->form().dtype == DType::kBF16);
 }
 
-TEST_CASE("schemes that there are not, and weights that are integers already, are refused") {
-  INVALID(parse_scheme("--quantization", "int5"), "--quantization \"int5\"", "int4, int4-g32");
-  INVALID(parse_scheme("--quantization", "int4-gptq"), "shoal quantize");
-  CHECK(parse_scheme("--scheme", "int4-gptq", true).calibrated);
-  const auto packed = open_checkpoint(
-      SHOAL_SOURCE_DIR "/tests/runtime/checkpoint/quantized_data/int4-g128", "int4");
-  INVALID(packed->matrix("w", 20, 256), "--quantization int4", "\"w.weight_packed\"", "already");
+TEST_CASE("schemes that there are not are refused") {
+  for (const char* name : {"int5", "int4x", "int4-g64", "int4-g32-asym", "int8-asym", "int8-gptq", "", "-asym"}) {
+    INVALID(parse_scheme("--quantization", name), "--quantization \"", "int4, int4-g32");
+  }
+  INVALID(parse_scheme("--quantization", "int4-gptq"), "run shoal quantize --scheme int4-gptq");
+  INVALID(parse_scheme("--scheme", "int5", true), "int4-gptq-asym-g32");
+  const QuantizationScheme scheme = parse_scheme("--scheme", "int4-gptq-asym-g32", true);
+  CHECK(scheme.calibrated);
+  CHECK(scheme.form(64) == WeightForm{DType::kI4x2, 1, 32, true});
+  CHECK(scheme.zero() == ZeroPoint::kInteger);
+}
+
+TEST_CASE("weights that have no more bits already stay as they are") {
+  const std::string data = SHOAL_SOURCE_DIR "/tests/runtime/checkpoint/quantized_data/";
+  for (const char* scheme : {"int4", "int4-asym-g32", "int8", "fp8"}) {
+    const auto packed = open_checkpoint(data + "int4-g128", scheme);
+    CHECK(matrices_kept(*packed) == 0);
+    const auto kept = packed->matrix("w", 20, 256);
+    const auto stored = Checkpoint::open(data + "int4-g128")->matrix("w", 20, 256);
+    CHECK(kept->form() == stored->form());
+    CHECK(matrices_kept(*packed) == 1);
+  }
+  // Eight bits can become four.
+  const auto wide = open_checkpoint(data + "int8-g32-asym", "int4");
+  CHECK(wide->matrix("w", 18, 64)->form() == WeightForm{DType::kI4x2, 1, 64, false});
+  CHECK(matrices_kept(*wide) == 0);
+  CHECK(matrices_kept(*Checkpoint::open(data + "int4-g128")) == 0);
+}
+
+// Values on a grid of 16 steps, as GGUF's Q4_1 has them: half-precision steps and mins, groups of 32.
+TEST_CASE("int4-asym-g32 finds the grid that values lie on already") {
+  std::mt19937 random(11);
+  std::uniform_real_distribution<float> step(1e-4f, 2e-2f), low(-0.2f, 0.02f);
+  std::uniform_int_distribution<int> code(0, 15);
+  for (const bool as_bf16 : {false, true}) {
+    for (int group = 0; group < 200; ++group) {
+      const float scale = to_float(to_f16(step(random))), min = to_float(to_f16(low(random)));
+      std::vector<float> values(32);
+      float largest = 0;
+      for (size_t i = 0; i < values.size(); ++i) {
+        values[i] = static_cast<float>(i < 2 ? 15 * i : code(random)) * scale + min;
+        if (as_bf16) values[i] = to_float(to_bf16(values[i]));
+        largest = std::max(largest, std::abs(values[i]));
+      }
+      const GroupScale found = choose_scale(values, 4, ZeroPoint::kFree);
+      std::vector<int8_t> codes(values.size());
+      round_to_codes(values, found, 4, codes.data());
+      // Twice what rounded the values to what they are.
+      const float allowed = largest * (as_bf16 ? 1.0f / 128 : 1e-6f);
+      for (size_t i = 0; i < values.size(); ++i) {
+        CHECK(std::abs(static_cast<float>(codes[i]) * found.scale + found.min - values[i]) <= allowed);
+      }
+    }
+  }
+}
+
+TEST_CASE("what matters more is met better") {
+  std::mt19937 random(12);
+  std::normal_distribution<float> normal;
+  double with = 0, without = 0;
+  for (int group = 0; group < 100; ++group) {
+    std::vector<float> values(32), importance(32, 0.01f);
+    for (float& v : values) v = normal(random);
+    for (int i = 0; i < 4; ++i) importance[i] = 10;
+    for (const ZeroPoint zero : {ZeroPoint::kNone, ZeroPoint::kInteger, ZeroPoint::kFree}) {
+      for (const bool told : {true, false}) {
+        const GroupScale scale =
+            choose_scale(values, 4, zero, told ? std::span<const float>(importance) : std::span<const float>());
+        std::vector<int8_t> codes(values.size());
+        round_to_codes(values, scale, 4, codes.data());
+        for (size_t i = 0; i < values.size(); ++i) {
+          const float error = static_cast<float>(codes[i]) * scale.scale + scale.min - values[i];
+          (told ? with : without) += importance[i] * error * error;
+        }
+      }
+    }
+  }
+  CHECK(with < 0.7 * without);
 }
 
 TEST_CASE("scales: zeros, single values and ends of the range") {
   const std::vector<float> zeros(32, 0.0f);
-  CHECK(choose_scale(zeros, 4, true).scale == 1);
-  CHECK(choose_scale(zeros, 4, false).zero == 0);
-  for (const bool symmetric : {true, false}) {
+  for (const ZeroPoint zero : {ZeroPoint::kNone, ZeroPoint::kInteger, ZeroPoint::kFree}) {
+    CHECK(choose_scale(zeros, 4, zero).scale == 1);
+    CHECK(choose_scale(zeros, 4, zero).min == 0);
     const std::vector<float> same(32, 0.5f);
-    const GroupScale scale = choose_scale(same, 4, symmetric);
+    const GroupScale scale = choose_scale(same, 4, zero);
     std::vector<int8_t> codes(32);
     round_to_codes(same, scale, 4, codes.data());
-    CHECK(std::abs((codes[0] - scale.zero) * scale.scale - 0.5f) < 0.005f);
+    CHECK(std::abs(codes[0] * scale.scale + scale.min - 0.5f) < 0.005f);
   }
   // Values of one sign: an asymmetric code uses all 16 steps on them.
   std::vector<float> positive;
   for (int i = 0; i < 16; ++i) positive.push_back(static_cast<float>(i));
-  const GroupScale scale = choose_scale(positive, 4, false);
-  CHECK(scale.scale == 1);
-  CHECK(scale.zero == -8);
+  for (const ZeroPoint zero : {ZeroPoint::kInteger, ZeroPoint::kFree}) {
+    const GroupScale scale = choose_scale(positive, 4, zero);
+    CHECK(scale.scale == 1);
+    CHECK(scale.min == 8);
+  }
 }
 
 }  // namespace
