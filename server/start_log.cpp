@@ -35,7 +35,7 @@ void LoadProgressLog::update(const EngineStatus& status) {
   const double rate = status.bytes_read / std::max(seconds_since(start_), 1e-3);
   const double rest = rate > 0 ? (status.bytes_total - status.bytes_read) / rate : 0;
   const std::string text = fmt::format(
-      "{:3.0f} % | {}/{} | {}/s | ETA {:.0f} s", share * 100, bytes_text(status.bytes_read),
+      "{:3.0f}% Completed | {}/{} | {}/s | ETA {:.0f} s", share * 100, bytes_text(status.bytes_read),
       bytes_text(status.bytes_total), bytes_text(static_cast<uint64_t>(rate)), rest);
   if (!terminal_) {
     spdlog::info("Loading checkpoint: {}", text);
@@ -57,8 +57,8 @@ void log_ready(const EngineStatus& status) {
   spdlog::info("Model loading took {} and {:.2f} s", bytes_text(status.weight_bytes),
                status.load_seconds);
   for (const std::string& rank : status.ranks) spdlog::info("{}", rank);
-  spdlog::info("KV cache size: {} tokens ({})", status.kv_tokens,
-               bytes_text(status.kv_cache_bytes));
+  spdlog::info("Available KV cache memory: {}", bytes_text(status.kv_cache_bytes));
+  spdlog::info("KV cache size: {} tokens", status.kv_tokens);
   spdlog::info("Maximum concurrency for {} tokens per request: {:.2f}x", status.max_model_len,
                status.max_model_len > 0
                    ? static_cast<double>(status.kv_tokens) / status.max_model_len
@@ -75,12 +75,13 @@ void StatisticsLog::update(const EngineStatus& status) {
   prompt_tokens_ = status.prompt_tokens;
   generated_tokens_ = status.generated_tokens;
   if (prompt == 0 && generated == 0 && status.running == 0 && status.waiting == 0) return;
+  // vLLM's words, on CPUs too: scripts read this line.
   const auto percent = [](int64_t part, int64_t whole) {
     return whole > 0 ? 100.0 * static_cast<double>(part) / static_cast<double>(whole) : 0.0;
   };
   spdlog::info(
       "Avg prompt throughput: {:.1f} tokens/s, Avg generation throughput: {:.1f} tokens/s, "
-      "Running: {} reqs, Waiting: {} reqs, KV cache usage: {:.1f}%, Prefix cache hit rate: {:.1f}%",
+      "Running: {} reqs, Waiting: {} reqs, GPU KV cache usage: {:.1f}%, Prefix cache hit rate: {:.1f}%",
       prompt / seconds, generated / seconds, status.running, status.waiting,
       percent(status.pages_used, status.pages_total),
       percent(status.prefix_hits, status.prefix_queries));

@@ -1,4 +1,4 @@
-// What `shoal serve` says about its engine: how the load goes on, what came of it, and every ten
+// What `shoal serve` says about its engine, in the words that users of vLLM and SGLang know: how the load goes on, what came of it, and every ten
 // seconds what it does. Not thread-safe, except where said.
 #pragma once
 

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 
+#include "server/tracing/trace_context.h"
+
 namespace shoal {
 namespace {
 
 constexpr size_t kMaxRequestId = 128;
+constexpr size_t kMaxTraceparent = 110;  // 55, and room for what later versions add
 
 std::string_view header(const grpc::ServerContextBase& context, const char* name) {
   const auto range = context.client_metadata().equal_range(name);
@@ -18,26 +21,6 @@ std::string_view header(const grpc::ServerContextBase& context, const char* name
 
 bool printable(std::string_view text) {
   return std::ranges::all_of(text, [](char c) { return c > ' ' && c < '\x7f'; });
-}
-
-bool is_hex(std::string_view text) {
-  return std::ranges::all_of(
-      text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
-}
-
-// W3C Trace Context, level 1: 00-TRACE-PARENT-FLAGS, and neither id all zeros; later versions may go on
-// behind it.
-bool is_traceparent(std::string_view text) {
-  constexpr size_t kLength = 55;
-  if (text.size() < kLength || text.size() > 2 * kLength) return false;
-  const std::string_view version = text.substr(0, 2), trace = text.substr(3, 32);
-  const std::string_view parent = text.substr(36, 16), flags = text.substr(53, 2);
-  if (text[2] != '-' || text[35] != '-' || text[52] != '-') return false;
-  if (!is_hex(version) || !is_hex(trace) || !is_hex(parent) || !is_hex(flags)) return false;
-  if (version == "ff" || (version == "00" && text.size() != kLength)) return false;
-  if (text.size() > kLength && text[kLength] != '-') return false;
-  return trace.find_first_not_of('0') != std::string_view::npos &&
-         parent.find_first_not_of('0') != std::string_view::npos && printable(text);
 }
 
 }  // namespace
@@ -62,7 +45,7 @@ CallContext context_of(const grpc::ServerContextBase& context) {
   const std::string_view id = header(context, "x-request-id");
   if (id.size() <= kMaxRequestId && printable(id)) result.request_id = id;
   const std::string_view trace = header(context, "traceparent");
-  if (is_traceparent(trace)) result.traceparent = trace;
+  if (trace.size() <= kMaxTraceparent && printable(trace) && parse_traceparent(trace)) result.traceparent = trace;
   if (context.deadline() != std::chrono::system_clock::time_point::max()) {
     result.deadline = context.deadline();
   }
