@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "server/chat_command.h"
+#include "server/collect_env_command.h"
 #include "server/engine_options.h"
 #include "server/health_command.h"
 #include "server/inspect_command.h"
@@ -15,6 +16,7 @@
 #include "server/quantize_command.h"
 #include "server/plan_command.h"
 #include "server/serve_command.h"
+#include "server/top_command.h"
 
 namespace shoal {
 
@@ -29,6 +31,8 @@ void add_perplexity_flags(CLI::App& app, PerplexityOptions& options);
 void add_quantize_flags(CLI::App& app, QuantizeCommandOptions& options);
 void add_inspect_flags(CLI::App& app, InspectOptions& options);
 void add_plan_flags(CLI::App& app, PlanCommandOptions& options);
+void add_top_flags(CLI::App& app, TopOptions& options);
+void add_collect_env_flags(CLI::App& app, CollectEnvOptions& options);
 
 // Gives every flag of `app` and its subcommands the variable SHOAL_<NAME>; a flag wins over it.
 void add_environment_twins(CLI::App& app);
