@@ -226,6 +226,9 @@ Runner::Runner() {
 Runner::~Runner() {
   use_signal_stack(nullptr);
   munmap(signal_stacks_, 2 * kSignalStack);
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(smem_, kMaxSmem);  // whatever is mapped there next must not inherit it
+#endif
   munmap(smem_ - kPage, kMaxSmem + 2 * kPage);
 }
 
