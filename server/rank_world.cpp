@@ -34,7 +34,6 @@ const Settings kAlways = {
     {"OMPI_MCA_rmaps_base_oversubscribe", "1"},        // more ranks than cores is the user's choice
     {"OMPI_MCA_hwloc_base_binding_policy", "none"},    // a rank's thread pool uses several cores
     {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers forbid ptrace-like copies
-    {"OMPI_MCA_orte_execute_quiet", "1"},              // what is to be said, the ranks say
 };
 
 // Between nodes. A link that is cut says nothing: TCP's own probes find it within 10 + 3 x 5 seconds, and what
@@ -166,6 +165,8 @@ Settings settings(const RankPlacement& p, int ranks, const std::string& scratch)
   }
   // mpirun's own socket takes every address whatever it is told; so at least not of both families.
   if (!several) all["OMPI_MCA_oob_tcp_disable_ipv6_family"] = "1";
+  // Of one node the ranks say what is to be said; why another node cannot be reached only mpirun knows.
+  if (!several) all["OMPI_MCA_orte_execute_quiet"] = "1";
   if (ranks > 1 && !several && !scratch.empty()) {
     // What mpirun leaves behind when it is killed; segments of shared memory must not lie on a disk.
     all["OMPI_MCA_orte_tmpdir_base"] = scratch;
@@ -248,7 +249,8 @@ RankWorld make_rank_world(const RankPlacement& p, int ranks, std::vector<std::st
     world.command = std::move(command);
     return world;
   }
-  world.command = {"mpirun", "--quiet", "-n", std::to_string(ranks), "--map-by", "slot"};
+  world.command = {"mpirun", "-n", std::to_string(ranks), "--map-by", "slot"};
+  if (!several) world.command.insert(world.command.begin() + 1, "--quiet");
   if (!p.hosts.empty()) world.command.insert(world.command.end(), {"--host", p.hosts});
   if (!p.hostfile.empty()) world.command.insert(world.command.end(), {"--hostfile", p.hostfile});
   if (several) {

@@ -20,7 +20,7 @@ echo "exposure: $figure tenths"
 ((10#$figure <= 20)) || { echo "systemd-analyze security: $figure tenths, at most 20"; exit 1; }
 
 if command -v systemd-sysusers >/dev/null; then
-  systemd-sysusers --dry-run "$root/deploy/systemd/shoal.sysusers" >/dev/null
+  systemd-sysusers --dry-run "$root/deploy/systemd/shoal.sysusers" >/dev/null 2>"$work/log" || { cat "$work/log"; exit 1; }
 fi
 
 # Every variable of the example is one that a flag reads: the program warns of others.

@@ -71,7 +71,7 @@ TEST_CASE("ranks of several nodes use the named interface and the agent, and get
   const RankPlacement placement{.hosts = "node0:4,node1:4", .launch_agent = "/opt/agent -v", .rank_interface = "ib0"};
   CHECK(several_nodes(placement));
   const RankWorld world = make_rank_world(placement, 8, {"shoal", "rank"}, "/dev/shm/shoal-x");
-  CHECK_THAT(joined(world.command), Contains("mpirun --quiet -n 8 --map-by slot --host node0:4,node1:4 "));
+  CHECK_THAT(joined(world.command), Contains("mpirun -n 8 --map-by slot --host node0:4,node1:4 "));
   CHECK_THAT(joined(world.command), Contains(" -x NCCL_DEBUG ") && Contains(" -x NCCL_SOCKET_IFNAME "));
   CHECK_THAT(joined(world.command), !Contains("secret") && !Contains("API_KEY"));
   CHECK(setting(world, "OMPI_MCA_oob_tcp_if_include") == "ib0");
