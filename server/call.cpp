@@ -24,27 +24,11 @@ void append(OutputDelta* to, OutputDelta&& from) {
 
 }  // namespace
 
-void CallBook::admit(int64_t n) {
-  std::lock_guard lock(mutex_);
-  if (counts_.sequences + n > max_sequences_) {
-    throw CallRefused(
-        CallCode::kResourceExhausted,
-        fmt::format("the queue is full: {} sequences are alive, this call asks for {} "
-                    "more, --max-queue is {}; try again later",
-                    counts_.sequences, n, max_sequences_));
-  }
-  counts_.sequences += n;
-}
-
 void CallBook::opened(std::shared_ptr<Call> call) {
   std::lock_guard lock(mutex_);
   const Call* key = call.get();
   open_.emplace(key, std::move(call));
-}
-
-void CallBook::sequence_ended() {
-  std::lock_guard lock(mutex_);
-  --counts_.sequences;
+  ++counts_.accepted;
 }
 
 void CallBook::closed(const Call* call, CallCode code) {
@@ -64,6 +48,7 @@ void CallBook::rejected(const char* method, const CallContext& context, const Ca
   {
     std::lock_guard lock(mutex_);
     ++counts_.rejected;
+    ++counts_.rejected_by[refusal_name(status)];
   }
   CallRecord record;
   record.method = method;
@@ -75,9 +60,16 @@ void CallBook::rejected(const char* method, const CallContext& context, const Ca
 }
 
 CallCounts CallBook::counts() const {
-  std::lock_guard lock(mutex_);
-  CallCounts counts = counts_;
-  counts.open = static_cast<int64_t>(open_.size());
+  CallCounts counts;
+  std::vector<std::shared_ptr<Call>> open;
+  {
+    std::lock_guard lock(mutex_);
+    counts = counts_;
+    for (const auto& [key, call] : open_) open.push_back(call);
+  }
+  counts.open = static_cast<int64_t>(open.size());
+  counts.sequences = admission_->sequences();
+  for (const auto& call : open) counts.pending_bytes += static_cast<int64_t>(call->pending_bytes());
   return counts;
 }
 
@@ -102,9 +94,10 @@ void CallBook::end_all(const CallStatus& status) {
   for (const std::shared_ptr<Call>& call : calls()) call->end(status);
 }
 
-Call::Call(Setup setup, const Tokenizer& tokenizer, EngineClient& engine,
-           std::shared_ptr<CallBook> book)
+Call::Call(Setup setup, Admission::Ticket ticket, const Tokenizer& tokenizer,
+           EngineClient& engine, std::shared_ptr<CallBook> book)
     : setup_(std::move(setup)),
+      ticket_(std::move(ticket)),
       engine_(engine),
       book_(std::move(book)),
       pending_(setup_.sampling.n),
@@ -153,7 +146,7 @@ void Call::start(std::function<void()> wake) {
 }
 
 void Call::on_event(int32_t index, const TokenEvent& event) {
-  bool cancel_one = false, cancel_all = false;
+  bool cancel_one = false, cancel_all = false, first = false;
   std::optional<double> gap;
   const bool engine_failed = event.finish_reason == FinishReason::kError &&
                              engine_.status().state == EngineState::kFailed;
@@ -168,6 +161,7 @@ void Call::on_event(int32_t index, const TokenEvent& event) {
         fail({CallCode::kUnavailable, "the server ended the call"});
         cancel_all = true;
       } else {
+        first = event.token && !last_token_[index];
         gap = note_token(index, event);
         OutputDelta delta;
         sequence.push(event, &delta);
@@ -194,7 +188,8 @@ void Call::on_event(int32_t index, const TokenEvent& event) {
   if (gap) {
     for (const auto& observer : book_->observers()) observer->on_tokens(record_, 1, *gap);
   }
-  if (event.finish_reason != FinishReason::kNone) book_->sequence_ended();
+  if (first) ticket_.started(index);
+  if (event.finish_reason != FinishReason::kNone) ticket_.ended(index);
   if (cancel_one) engine_.cancel(setup_.first_request_id + index);
   if (cancel_all) cancel_requests();
   wake_();
@@ -273,6 +268,11 @@ void Call::end(CallStatus status) {
 CallStatus Call::status() const {
   std::lock_guard lock(mutex_);
   return status_;
+}
+
+size_t Call::pending_bytes() const {
+  std::lock_guard lock(mutex_);
+  return pending_bytes_;
 }
 
 bool Call::stalled(Clock::time_point now, Clock::duration timeout) const {

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "server/admission/admission.h"
 #include "server/call_context.h"
 #include "server/call_observer.h"
 #include "server/call_status.h"
@@ -45,8 +46,12 @@ struct CallUpdate {
 
 struct CallCounts {
   int64_t open = 0;  // calls
-  int64_t sequences = 0;
-  uint64_t ok = 0, cancelled = 0, deadline_exceeded = 0, rejected = 0, failed = 0;
+  int64_t sequences = 0;      // alive in the engine
+  int64_t pending_bytes = 0;  // of open calls: ready, and not taken by their streams
+  // accepted == open + ok + cancelled + deadline_exceeded + failed
+  uint64_t accepted = 0, ok = 0, cancelled = 0, deadline_exceeded = 0, failed = 0;
+  uint64_t rejected = 0;  // never began
+  std::map<std::string, uint64_t> rejected_by;  // the same by refusal_name()
 };
 
 class Call;
@@ -54,12 +59,11 @@ class Call;
 // All calls that have not ended, and how those that have did. Thread-safe.
 class CallBook {
  public:
-  explicit CallBook(int64_t max_sequences) : max_sequences_(max_sequences) {}
+  explicit CallBook(AdmissionOptions options)
+      : admission_(std::make_shared<Admission>(std::move(options))) {}
 
-  // Throws CallRefused(kResourceExhausted) when n more sequences are too many.
-  void admit(int64_t n);
+  Admission& admission() { return *admission_; }
   void opened(std::shared_ptr<Call> call);
-  void sequence_ended();
   void closed(const Call* call, CallCode code);
   // A call of `method` that never began.
   void rejected(const char* method, const CallContext& context, const CallStatus& status);
@@ -74,7 +78,7 @@ class CallBook {
  private:
   std::vector<std::shared_ptr<Call>> calls() const;
 
-  const int64_t max_sequences_;
+  const std::shared_ptr<Admission> admission_;
   std::vector<std::shared_ptr<CallObserver>> observers_;
   mutable std::mutex mutex_;
   std::map<const Call*, std::shared_ptr<Call>> open_;  // guarded by mutex_
@@ -95,8 +99,7 @@ class Call : public std::enable_shared_from_this<Call> {
     int32_t priority = 0;
     bool stream = true;
   };
-  // The sequences must have been admitted.
-  Call(Setup setup, const Tokenizer& tokenizer, EngineClient& engine,
+  Call(Setup setup, Admission::Ticket ticket, const Tokenizer& tokenizer, EngineClient& engine,
        std::shared_ptr<CallBook> book);
 
   // Hands the samples to the engine; once.
@@ -120,8 +123,10 @@ class Call : public std::enable_shared_from_this<Call> {
   std::optional<double> note_token(int32_t index, const TokenEvent& event);
   void cancel_requests();
   bool stalled(Clock::time_point now, Clock::duration timeout) const;
+  size_t pending_bytes() const;
 
   Setup setup_;
+  Admission::Ticket ticket_;
   EngineClient& engine_;
   const std::shared_ptr<CallBook> book_;
 

@@ -48,6 +48,7 @@ struct EngineStatus {
   BucketCounts<kStepTokenBounds.size()> step_tokens;
   BucketCounts<kStepSecondsBounds.size()> step_seconds;
   double last_step_seconds = 0;
+  double prompt_token_seconds = 0, decode_step_seconds = 0;  // averages; 0: not measured yet
   std::vector<RankStats> rank_stats;  // since their start; empty before the first steps
   ExpertBalance experts;
   int restarts = 0;

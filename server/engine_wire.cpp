@@ -178,6 +178,8 @@ pb::Stats to_message(const EngineStats& stats) {
   to_message(stats.step_tokens, m.mutable_step_tokens());
   to_message(stats.step_seconds, m.mutable_step_seconds());
   m.set_last_step_seconds(stats.last_step_seconds);
+  m.set_prompt_token_seconds(stats.prompt_token_seconds);
+  m.set_decode_step_seconds(stats.decode_step_seconds);
   for (const RankStats& rank : stats.ranks) to_message(rank, m.add_ranks());
   pb::ExpertBalance& e = *m.mutable_experts();
   e.set_mean_imbalance(stats.experts.mean_imbalance);
@@ -215,6 +217,8 @@ void update(EngineStatus& status, const pb::Stats& m) {
   status.step_tokens = from_message<kStepTokenBounds.size()>(m.step_tokens());
   status.step_seconds = from_message<kStepSecondsBounds.size()>(m.step_seconds());
   status.last_step_seconds = m.last_step_seconds();
+  status.prompt_token_seconds = m.prompt_token_seconds();
+  status.decode_step_seconds = m.decode_step_seconds();
   status.rank_stats.clear();
   for (const pb::RankStats& rank : m.ranks()) {
     const RankStats& stats = status.rank_stats.emplace_back(from_message(rank));

@@ -35,7 +35,7 @@ class FrontEnd {
  public:
   // Throws InvalidInput when the model's own sampling defaults are out of range.
   FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template, EngineClient& engine,
-           int64_t max_sequences);
+           AdmissionOptions admission);
 
   // A call that is admitted and not started yet.
   std::shared_ptr<Call> chat(const v1::ChatRequest& request, const CallContext& context);

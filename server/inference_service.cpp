@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "server/admission/error_details.h"
 #include "server/call.h"
 #include "server/rpc/reactors.h"
 #include "server/wire.h"
@@ -14,11 +15,16 @@
 namespace shoal {
 namespace {
 
-// How long a client should wait before it tries again when the queue is full.
-constexpr const char* kPushbackMs = "1000";
+// A client that ends its call at its deadline is early by our clock: on the wire the time left is rounded up
+// by at most 1 %, and counted from when it arrives.
+std::chrono::system_clock::duration deadline_slack(std::chrono::system_clock::time_point deadline) {
+  const auto now = std::chrono::system_clock::now();
+  if (deadline <= now || deadline == std::chrono::system_clock::time_point::max()) return {};
+  return (deadline - now) / 100 + std::chrono::milliseconds(20);
+}
 
 grpc::Status to_grpc(const CallStatus& status) {
-  return {static_cast<grpc::StatusCode>(status.code), status.message};
+  return {static_cast<grpc::StatusCode>(status.code), status.message, error_details(status)};
 }
 
 // Runs `work`, and turns what it throws into the status of the call.
@@ -30,7 +36,7 @@ CallStatus guarded(Work&& work) {
   } catch (const InvalidInput& error) {
     return {CallCode::kInvalidArgument, error.what()};
   } catch (const CallRefused& error) {
-    return {error.code(), error.what()};
+    return error.status();
   } catch (const std::exception& error) {
     spdlog::error("bug in the front end: {}", error.what());
     return {CallCode::kInternal, "internal error of the server"};
@@ -55,6 +61,7 @@ class CallStream : public OneRequestReactor,
              CallContext caller, Make make)
       : context_(context),
         front_end_(front_end),
+        deadline_slack_(deadline_slack(context->deadline())),
         method_(method),
         caller_(std::move(caller)),
         make_(std::move(make)) {}
@@ -92,8 +99,9 @@ class CallStream : public OneRequestReactor,
     request.Clear();
     if (status.code != CallCode::kOk) {
       front_end_.book().rejected(method_, caller_, status);
-      if (status.code == CallCode::kResourceExhausted) {
-        context_->AddTrailingMetadata("grpc-retry-pushback-ms", kPushbackMs);
+      if (status.retry_after) {
+        context_->AddTrailingMetadata("grpc-retry-pushback-ms",
+                                      std::to_string(status.retry_after->count()));
       }
       return Finish(to_grpc(status));
     }
@@ -115,7 +123,7 @@ class CallStream : public OneRequestReactor,
   }
 
   void end_cancelled() {
-    const bool late = std::chrono::system_clock::now() >= context_->deadline();
+    const bool late = std::chrono::system_clock::now() + deadline_slack_ >= context_->deadline();
     call_->end(late ? CallStatus{CallCode::kDeadlineExceeded, "the call's deadline passed"}
                     : CallStatus{CallCode::kCancelled, "the client cancelled the call"});
   }
@@ -151,6 +159,7 @@ class CallStream : public OneRequestReactor,
 
   grpc::CallbackServerContext* const context_;
   FrontEnd& front_end_;
+  const std::chrono::system_clock::duration deadline_slack_;
   const char* const method_;
   const CallContext caller_;
   const Make make_;

@@ -79,6 +79,12 @@ void FakeEngine::set_context(int32_t max_model_len) {
   status_.max_model_len = max_model_len;
 }
 
+void FakeEngine::set_rates(double prompt_token_seconds, double decode_step_seconds) {
+  std::lock_guard lock(mutex_);
+  status_.prompt_token_seconds = prompt_token_seconds;
+  status_.decode_step_seconds = decode_step_seconds;
+}
+
 void FakeEngine::pause(bool paused) {
   std::lock_guard lock(mutex_);
   paused_ = paused;

@@ -30,6 +30,8 @@ class FakeEngine : public EngineClient {
   void set_answer(std::vector<int32_t> tokens, int32_t end_token);
   void set_state(EngineState state, const std::string& detail = "");
   void set_context(int32_t max_model_len);
+  // What it claims to have measured (EngineStatus).
+  void set_rates(double prompt_token_seconds, double decode_step_seconds);
   // While paused no step runs, as while the ranks start again; cancels wait too.
   void pause(bool paused);
   // Ends every live request with kError.

@@ -19,7 +19,8 @@ namespace shoal {
 
 struct ServiceFixture {
   explicit ServiceFixture(int64_t max_sequences = 1024, GrpcServerOptions options = {})
-      : front_end(test_model(), test_tokenizer(), test_template(), engine, max_sequences),
+      : front_end(test_model(), test_tokenizer(), test_template(), engine,
+                  AdmissionOptions{.max_sequences = max_sequences}),
         server(options, front_end) {
     server.set_serving(true);
     stub = v1::Inference::NewStub(channel());
