@@ -16,19 +16,6 @@ constexpr float kMinTemperature = 0.01f;
 constexpr float kMaxTemperature = 100;
 constexpr size_t kShownBytes = 40;
 
-// A client's text in an error: short, quoted, without control characters.
-std::string shown(std::string_view text) {
-  std::string out = "\"";
-  for (const char c : text.substr(0, kShownBytes)) {
-    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  while (text.size() > kShownBytes && (static_cast<unsigned char>(out.back()) & 0xC0) == 0x80) {
-    out.pop_back();  // the cut may have split a character
-  }
-  if (text.size() > kShownBytes && static_cast<unsigned char>(out.back()) >= 0xC0) out.pop_back();
-  return out + (text.size() > kShownBytes ? "…\"" : "\"");
-}
-
 float check_range(const char* field, float value, float low, float high) {
   if (!(value >= low && value <= high)) {  // also false for NaN
     throw_invalid("sampling.{} is {}; it must be in [{}, {}]", field, value, low, high);
@@ -130,6 +117,18 @@ void check_tool_calls(const v1::Message& message, int index) {
 }
 
 }  // namespace
+
+std::string shown(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, kShownBytes)) {
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  while (text.size() > kShownBytes && (static_cast<unsigned char>(out.back()) & 0xC0) == 0x80) {
+    out.pop_back();  // the cut may have split a character
+  }
+  if (text.size() > kShownBytes && static_cast<unsigned char>(out.back()) >= 0xC0) out.pop_back();
+  return out + (text.size() > kShownBytes ? "…\"" : "\"");
+}
 
 CallSampling check_sampling(const v1::SamplingParams& in, const GenerationDefaults& defaults,
                             const RequestLimits& limits) {

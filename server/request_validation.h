@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/model/model_config.h"
@@ -30,6 +31,9 @@ struct RequestLimits {
   int32_t max_model_len = 0;  // tokens of prompt and output together
   int32_t vocab_size = 0;     // of the model
 };
+
+// A client's text in an error: short, quoted, without control characters.
+std::string shown(std::string_view text);
 
 // One call's sampling, defaults filled in.
 struct CallSampling {
