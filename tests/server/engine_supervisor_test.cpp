@@ -139,6 +139,33 @@ TEST_CASE("a cancelled request ends once, its neighbour is not disturbed") {
   REQUIRE(eventually([&] { return engine.status().pages_used == 0; }));
 }
 
+TEST_CASE("ranks that hang with work are replaced, idle ones are left alone, a short pause is none") {
+  Folder folder;
+  Events events;
+  SupervisorOptions o = options("run", folder);
+  o.step_timeout = std::chrono::seconds(2);
+  o.stop_grace = std::chrono::milliseconds(200);  // a stopped process does not hear SIGTERM
+  EngineSupervisor engine(o);
+  engine.submit(make_request(1, 300), events.callback());
+  REQUIRE(eventually([&] { return events.num_tokens(1) > 20; }));
+  const pid_t pid = folder.pid();
+  kill(pid, SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  kill(pid, SIGCONT);
+  const size_t before = events.num_tokens(1);
+  REQUIRE(eventually([&] { return events.num_tokens(1) > before; }));
+  CHECK(engine.status().restarts == 0);
+  kill(pid, SIGSTOP);
+  REQUIRE(eventually([&] { return engine.status().restarts == 1; }));
+  REQUIRE(eventually([&] { return events.ends().contains(1); }));
+  CHECK(events.tokens(1) == fake_serial(make_request(1, 300), kVocab, 400, {}));
+  const pid_t second = folder.pid();
+  kill(second, SIGSTOP);
+  std::this_thread::sleep_for(2 * o.step_timeout);
+  CHECK(engine.status().restarts == 1);
+  kill(second, SIGCONT);
+}
+
 TEST_CASE("a wrong flag or file fails at once, says why, and is not tried again") {
   for (const char* behaviour : {"bad-flag", "bad-file"}) {
     Folder folder;
