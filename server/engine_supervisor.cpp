@@ -136,7 +136,7 @@ class EngineSupervisor::Impl {
     {
       const std::lock_guard lock(mutex_);
       dispatch_ended_ = true;
-      changed_.notify_all();
+      to_deliver_.notify_one();
     }
     dispatcher_.join();
   }
@@ -238,18 +238,19 @@ class EngineSupervisor::Impl {
 
   void send(pb::ToEngine message) {
     outgoing_.push_back(std::move(message));
-    changed_.notify_all();
+    to_send_.notify_one();
   }
 
   void send_submit(const Request& request) {
     pb::ToEngine message;
     *message.mutable_submit() = to_message(request);
     send(std::move(message));
+    to_deliver_.notify_one();  // who delivers also watches the ranks while they have work
   }
 
   void deliver(std::function<void()> call) {
     deliveries_.push_back(std::move(call));
-    changed_.notify_all();
+    if (!handling_) to_deliver_.notify_one();
   }
 
   void deliver(const Entry& entry, TokenEvent event) {
@@ -289,7 +290,17 @@ class EngineSupervisor::Impl {
   // --- messages of the ranks, on the supervisor's thread ---
 
   void handle(const pb::FromEngine& message, End& end) {
-    const std::lock_guard lock(mutex_);
+    {
+      const std::lock_guard lock(mutex_);
+      handling_ = true;
+      take(message, end);
+      handling_ = false;
+    }
+    // Once for all tokens of a step, and when the lock is free: waking a thread costs more than its work.
+    to_deliver_.notify_one();
+  }
+
+  void take(const pb::FromEngine& message, End& end) {
     silence_ = {};
     switch (message.message_case()) {
       case pb::FromEngine::kLoading:
@@ -368,7 +379,7 @@ class EngineSupervisor::Impl {
       while (!dispatch_ended_ && deliveries_.empty()) {
         if (!ready_ || journal_.empty()) {
           silence_ = {};
-          changed_.wait(lock);
+          to_deliver_.wait(lock);
         } else {
           watch_ranks(lock);
         }
@@ -385,7 +396,7 @@ class EngineSupervisor::Impl {
   // Adds up what it has seen of a silence, so that a pause of this process is not one of the ranks.
   void watch_ranks(std::unique_lock<std::mutex>& lock) {
     const auto begin = Clock::now();
-    changed_.wait_for(lock, kWatchInterval);
+    to_deliver_.wait_for(lock, kWatchInterval);
     silence_ += std::min<Clock::duration>(Clock::now() - begin, 2 * kWatchInterval);
     if (silence_ < options_.step_timeout || !ready_ || silent_ || context_ == nullptr) return;
     silent_ = true;
@@ -396,7 +407,7 @@ class EngineSupervisor::Impl {
   void write_all(Stream& stream) {
     std::unique_lock lock(mutex_);
     for (;;) {
-      changed_.wait(lock, [&] { return life_ended_ || !outgoing_.empty(); });
+      to_send_.wait(lock, [&] { return life_ended_ || !outgoing_.empty(); });
       if (life_ended_) return;
       std::deque<pb::ToEngine> batch = std::exchange(outgoing_, {});
       lock.unlock();
@@ -479,8 +490,9 @@ class EngineSupervisor::Impl {
         }
         ready_ = false;
         life_ended_ = true;
+        handling_ = false;
         outgoing_.clear();
-        changed_.notify_all();
+        to_send_.notify_one();
       }
       // What the ranks are doing cannot be used any more; most often they are ending.
       if (silent || !gone_within(processes, kLongestExit)) {
@@ -541,7 +553,9 @@ class EngineSupervisor::Impl {
   int lives_ = 0;  // of the supervisor's thread
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable changed_;     // stopping_, killing_ or ended_
+  std::condition_variable to_deliver_;  // for dispatch(): deliveries_, dispatch_ended_, or the first work
+  std::condition_variable to_send_;     // for write_all(): outgoing_ or life_ended_
   // All guarded by mutex_.
   Journal journal_;
   EngineStatus status_;
@@ -554,6 +568,7 @@ class EngineSupervisor::Impl {
   bool life_ended_ = true;
   bool silent_ = false;                     // this life's ranks hang, and are being killed
   Clock::duration silence_{};               // since the ranks' last word, while they have work
+  bool handling_ = false;  // in handle(), which wakes dispatch() itself
   bool stopping_ = false;
   bool killing_ = false;  // and no time is left for the ranks to end by themselves
   bool ended_ = false;  // kFailed or kStopped: no more lives
