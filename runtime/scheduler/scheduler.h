@@ -1,13 +1,13 @@
 // Scheduler: decides what each step runs. Pure: no device, no clock, no thread; the engine calls it
 // from one thread. Continuous batching with chunked prefill: decodes first, then prompts in
 // progress, then waiting ones, by priority and fair turns of the clients (FairQueue), while token
-// budget, sequence slots and KV pages last. A sequence gets the pages of all its tokens when it is admitted and one more
-// whenever it has filled one. When there is none, the running sequence of the same pool that ranks
-// last (lowest priority, then latest first turn) is preempted: its pages are freed. It keeps its
-// tokens, so its output does not change; its KV is recomputed later, or copied to slots of host
-// memory and back, whichever costs less by the rates that the scheduler is told (set_costs). The
-// first in rank is never preempted and fits its pool alone, so it always completes: no deadlock, no
-// starvation within a priority.
+// budget, sequence slots and KV pages last. A sequence gets the pages of all its tokens when it is
+// admitted and one more whenever it has filled one. When there is none, the running sequence of the
+// same pool that ranks last (lowest priority, then latest first turn) is preempted: its pages are
+// freed. It keeps its tokens, so its output does not change; its KV is recomputed later, or copied
+// to slots of host memory and back, whichever costs less by the rates that the scheduler is told
+// (set_costs). The first in rank is never preempted and fits its pool alone, so it always
+// completes: no deadlock, no starvation within a priority.
 //
 // Pages come from one pool per DP rank (one pool without DP attention). A prompt's full pages are
 // looked up in and entered into the prefix cache of its pool; pages with generated tokens are not,
