@@ -73,7 +73,7 @@ void Admission::check_client(const Ask& ask, Time now) {
         clients_[client.id].bucket.wait(now, client.requests_per_second, burst_of(client));
     if (wait.count() > 0) {
       const milliseconds retry(static_cast<int64_t>(
-          std::min(std::ceil(1000 * wait.count()), double{std::numeric_limits<int32_t>::max()})));
+          std::min(std::ceil(1000 * wait.count() - 1e-6), double{std::numeric_limits<int32_t>::max()})));
       throw CallRefused(CallCode::kResourceExhausted,
                         fmt::format("this client may make {:g} calls a second; try again in {}",
                                     client.requests_per_second, seconds_text(retry)),

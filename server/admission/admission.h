@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "server/admission/finish_rate.h"
@@ -55,7 +56,12 @@ class Admission : public std::enable_shared_from_this<Admission> {
    public:
     Ticket() = default;  // holds nothing
     Ticket(Ticket&&) = default;
-    Ticket& operator=(Ticket&&) = delete;
+    // What this held goes with `other`.
+    Ticket& operator=(Ticket&& other) noexcept {
+      std::swap(admission_, other.admission_);
+      std::swap(place_, other.place_);
+      return *this;
+    }
     ~Ticket();
     // Sample [0, n) has its first token; has ended, with or without. Each once.
     void started(int32_t sample);
