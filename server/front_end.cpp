@@ -18,6 +18,9 @@ namespace {
 // composes from 9 bytes to 3, the most that any composition gives.
 constexpr size_t kNormalisationFactor = 3;
 
+// A load takes seconds to minutes; asking is cheap.
+constexpr std::chrono::milliseconds kLoadingHint{1000};
+
 uint64_t draw_seed() {
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
@@ -41,15 +44,28 @@ v1::ServerState server_state(EngineState state, bool draining) {
   return v1::SERVER_STATE_UNSPECIFIED;
 }
 
+EngineRates engine_rates(const EngineStatus& engine) {
+  EngineRates rates;
+  // Before the ranks are there (again) what was measured does not count.
+  if (engine.state != EngineState::kReady) return rates;
+  rates.prompt_token_seconds = engine.prompt_token_seconds;
+  rates.decode_step_seconds = engine.decode_step_seconds;
+  if (engine.prefix_queries > 0) {
+    rates.hit_rate =
+        static_cast<double>(engine.prefix_hits) / static_cast<double>(engine.prefix_queries);
+  }
+  return rates;
+}
+
 }  // namespace
 
 FrontEnd::FrontEnd(ServedModel model, Tokenizer tokenizer, ChatTemplate chat_template,
-                   EngineClient& engine, int64_t max_sequences)
+                   EngineClient& engine, AdmissionOptions admission)
     : model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
       chat_template_(std::move(chat_template)),
       engine_(engine),
-      book_(std::make_shared<CallBook>(max_sequences)) {
+      book_(std::make_shared<CallBook>(std::move(admission))) {
   book_->observe(recent_);
   for (int32_t id = 0; id < tokenizer_.vocab_size(); ++id) {
     longest_token_ = std::max(longest_token_, tokenizer_.token_bytes(id).size());
@@ -74,7 +90,8 @@ RequestLimits FrontEnd::ready_limits() const {
       // It was ready before: calls wait for the new ranks.
       if (status.max_model_len > 0) return {status.max_model_len, model_.vocab_size};
       throw CallRefused(CallCode::kUnavailable,
-                        fmt::format("the model is loading ({})", status.detail));
+                        fmt::format("the model is loading ({})", status.detail), Refusal::kLoading,
+                        kLoadingHint);
     case EngineState::kFailed:
       throw CallRefused(CallCode::kUnavailable,
                         fmt::format("the engine failed: {}", status.detail));
@@ -145,7 +162,17 @@ std::shared_ptr<Call> FrontEnd::admit(const char* method, const CallContext& con
                                       int32_t priority, bool stream) {
   if (!sampling.has_seed) sampling.params.seed = draw_seed();
   const int32_t n = sampling.n;
-  book_->admit(n);
+  Admission::Ask ask;
+  ask.client = context.client;
+  ask.n = n;
+  ask.priority = std::max(priority, context.client->best_priority);
+  ask.prompt_tokens = static_cast<int64_t>(prompt.size());
+  if (context.deadline) {
+    ask.seconds_left =
+        std::chrono::duration<double>(*context.deadline - std::chrono::system_clock::now()).count();
+    ask.rates = engine_rates(engine_.status());
+  }
+  Admission::Ticket ticket = book_->admission().admit(ask);
   Call::Setup setup;
   setup.context = context;
   setup.first_request_id = next_id_.fetch_add(n);
@@ -155,9 +182,9 @@ std::shared_ptr<Call> FrontEnd::admit(const char* method, const CallContext& con
   setup.sampling = std::move(sampling);
   setup.format = format;
   setup.prompt = std::move(prompt);
-  setup.priority = priority;
+  setup.priority = ask.priority;
   setup.stream = stream;
-  return std::make_shared<Call>(std::move(setup), tokenizer_, engine_, book_);
+  return std::make_shared<Call>(std::move(setup), std::move(ticket), tokenizer_, engine_, book_);
 }
 
 v1::TokenizeResponse FrontEnd::tokenize(const v1::TokenizeRequest& request) const {
@@ -246,6 +273,12 @@ v1::GetStatusResponse FrontEnd::status() const {
   response.set_calls_deadline_exceeded(calls.deadline_exceeded);
   response.set_calls_rejected(calls.rejected);
   response.set_calls_failed(calls.failed);
+  response.set_calls_accepted(calls.accepted);
+  for (const auto& [reason, count] : calls.rejected_by) {
+    (*response.mutable_calls_rejected_by())[reason] = count;
+  }
+  response.set_sequences_alive(calls.sequences);
+  response.set_pending_bytes(calls.pending_bytes);
   response.set_model(model_.name);
   fill_observed(engine, recent_->quantiles(), &response);
   return response;
