@@ -181,6 +181,11 @@ void RankProcesses::watch() {
     waitpid(pid_, &status, 0);
     reaped_ = true;
   }
+  // A container's first process is the parent of whoever has lost his own: ranks of an mpirun that was killed.
+  // There are no other children.
+  if (getpid() == 1) {
+    while (waitpid(-1, nullptr, WNOHANG) > 0) continue;
+  }
   const ProcessExit exit = WIFSIGNALED(status) ? ProcessExit{.signal = WTERMSIG(status)}
                                                : ProcessExit{.code = WEXITSTATUS(status)};
   if (observer_.on_exit) observer_.on_exit(exit);
