@@ -378,7 +378,8 @@ void run_worker(ProcessGroup& group, StepRunner& runner) {
     const auto begin = std::chrono::steady_clock::now();
     if (plan.kind == StepKind::kRun) runner.begin(plan);
     // While no plan comes this rank must find out for itself what went wrong with its last step.
-    if (!plan.ahead) runner.wait();
+    const bool only_report = plan.kind == StepKind::kPages && plan.report;
+    if (!plan.ahead && !only_report) runner.wait();
     counted.steps += plan.kind == StepKind::kRun ? 1 : 0;
     counted.step_seconds +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
