@@ -148,12 +148,15 @@ Settings settings(const RankPlacement& p, int ranks, const std::string& scratch)
   for (const auto& [name, value] : kBetweenNodes) {
     if (several && !is_set(name.c_str())) all[name] = value;
   }
-  // Control plane, data plane and NCCL's bootstrap listen where they are told and nowhere else. Of one node:
+  // Control plane, data plane and NCCL's bootstrap talk over what they are told and nothing else. Of one node:
   // shared memory, and loopback for what starts the ranks.
-  const std::string interface = p.rank_interface.empty() ? "lo" : p.rank_interface;
-  all["OMPI_MCA_oob_tcp_if_include"] = interface;
-  all["OMPI_MCA_btl_tcp_if_include"] = interface;
-  all["NCCL_SOCKET_IFNAME"] = "=" + interface;  // "=": exactly these names, not what begins like them
+  // (Commands that serve nobody and stand in an allocation of several nodes are not told.)
+  const std::string interface = p.rank_interface.empty() && !several ? "lo" : p.rank_interface;
+  if (!interface.empty()) {
+    all["OMPI_MCA_oob_tcp_if_include"] = interface;
+    all["OMPI_MCA_btl_tcp_if_include"] = interface;
+    all["NCCL_SOCKET_IFNAME"] = "=" + interface;  // "=": exactly these names, not what begins like them
+  }
   // Other transports (UCX, verbs) choose interfaces by themselves; who wants one says so in the environment.
   if (!is_set("OMPI_MCA_pml")) all["OMPI_MCA_pml"] = "ob1";
   if (!is_set("OMPI_MCA_btl")) all["OMPI_MCA_btl"] = several ? "self,vader,tcp" : "self,vader";
