@@ -182,8 +182,9 @@ std::unique_ptr<StoredWeight> make_compressed_weight(const FindTensor& find,
   }
   const std::optional<TensorRef> order = find(name + ".weight_g_idx");
   if (order) {
-    throw_invalid("{}: columns ordered by activation (actorder \"group\") are not supported",
-                  order->where());
+    order->require_type(DType::kI32);
+    order->require_shape({k});
+    checked_bytes += order->info->num_bytes();
   }
   const std::optional<TensorRef> zeros = find(name + ".weight_zero_point");
   const WeightScheme& scheme =
@@ -197,8 +198,10 @@ std::unique_ptr<StoredWeight> make_compressed_weight(const FindTensor& find,
     zeros->require_shape({(n * bits + 31) / 32, groups});
   }
   PackedWeight::Shape shape{n, k, bits, scheme.group_of(k), scheme.symmetric, codes.where()};
-  return std::make_unique<CompressedWeight>(std::move(shape), std::move(codes), std::move(scales),
-                                            zeros, checked_bytes);
+  auto weight = std::make_unique<CompressedWeight>(std::move(shape), std::move(codes),
+                                                   std::move(scales), zeros, checked_bytes);
+  if (!order) return weight;
+  return in_groups_of(std::move(weight), *order);
 }
 
 }  // namespace shoal

@@ -5,6 +5,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/packed_weight.h"
+#include "runtime/checkpoint/strict_json.h"
 
 namespace shoal {
 namespace {
@@ -15,12 +16,13 @@ class GptqWeight : public PackedWeight {
     TensorRef codes, zeros, scales;
     std::optional<TensorRef> group_of;
     int32_t zero_offset = 1;
+    bool any_order = false;
   };
   GptqWeight(Shape shape, Parts parts) : PackedWeight(std::move(shape)), parts_(std::move(parts)) {}
 
  protected:
   void read_codes(Range rows, Range cols, std::byte* out) const override {
-    check_order(cols);
+    if (!parts_.any_order) check_order(cols);
     // Codes of a word are neighbours along k: a column of words is a row of our packed bytes, with
     // the top bit of each code flipped to make it signed.
     const Range packed = words(cols);
@@ -62,7 +64,7 @@ class GptqWeight : public PackedWeight {
   }
 
  private:
-  // Columns in the order of their groups: what desc_act changes.
+  // Columns in the order of their groups.
   void check_order(Range cols) const {
     if (!parts_.group_of) return;
     std::vector<int32_t> group_of(cols.size());
@@ -70,8 +72,7 @@ class GptqWeight : public PackedWeight {
     for (int64_t j = 0; j < cols.size(); ++j) {
       if (group_of[j] == (cols.begin + j) / shape_.group) continue;
       throw_invalid(
-          "{} puts column {} into group {}: columns ordered by activation (desc_act) are not "
-          "supported; use a model quantised without",
+          "{} puts column {} into group {}, but config.json says desc_act false: that columns are in order",
           parts_.group_of->where(), cols.begin + j, group_of[j]);
     }
   }
@@ -103,9 +104,12 @@ std::unique_ptr<StoredWeight> make_gptq_weight(const FindTensor& find,
     parts.group_of->require_type(DType::kI32);
     parts.group_of->require_shape({k});
   }
-  return std::make_unique<GptqWeight>(
-      PackedWeight::Shape{n, k, scheme.bits, group, scheme.symmetric, parts.codes.where()},
-      std::move(parts));
+  parts.any_order = config.any_order && groups > 1;
+  PackedWeight::Shape shape{n, k, scheme.bits, group, scheme.symmetric, parts.codes.where()};
+  auto weight = std::make_unique<GptqWeight>(std::move(shape), parts);
+  if (!parts.any_order) return weight;
+  if (!parts.group_of) throw_invalid("{}: config.json says desc_act, but {} is missing", weight->where(), in_quotes(name + ".g_idx"));
+  return in_groups_of(std::move(weight), *parts.group_of);
 }
 
 }  // namespace shoal

@@ -33,8 +33,10 @@ class PackedWeight : public StoredWeight {
   WeightForm form() const override;
   void read(Range rows, Range cols, std::byte* numbers, float* scale, float* min) const override;
   uint64_t stored_bytes(Range rows, Range cols) const override;
+  int64_t group() const { return shape_.group; }
 
  protected:
+  friend class ColumnWeight;
   // Signed codes of rows x cols, as form().dtype.
   virtual void read_codes(Range rows, Range cols, std::byte* out) const = 0;
   // [rows, groups], row-major: scales, and zero points as signed codes.
@@ -51,6 +53,13 @@ class PackedWeight : public StoredWeight {
 
   const Shape shape_;
 };
+
+// `weight` with the columns in groups that `group_of` [k] I32 names, in any order (GPTQ's desc_act,
+// compressed-tensors' actorder "group"). Kernels know groups of neighbours only, and columns cannot be moved:
+// their inputs are the residual stream's. So what is out of order is held as float16, four times as large as
+// int4; (code - zero) * scale rounds by 2^-11 of itself at most. Reads group_of. Throws InvalidInput for groups that
+// there are not.
+std::unique_ptr<StoredWeight> in_groups_of(std::unique_ptr<PackedWeight> weight, const TensorRef& group_of);
 
 // Number of groups along k.
 int64_t num_groups(int64_t k, int64_t group);

@@ -91,8 +91,9 @@ QuantizationConfig read_gptq(ConfigFields& fields) {
   fields.only("dynamic", nlohmann::json::object());  // other bits for some modules
   fields.only("pack_dtype", "int32");
   fields.only("format", format);
-  // Whether columns are out of order, g_idx says; how the codes were found does not matter.
-  fields.ignore({"desc_act", "static_groups", "true_sequential", "damp_percent",
+  config.any_order = fields.flag("desc_act", false);
+  // How the codes were found does not matter.
+  fields.ignore({"static_groups", "true_sequential", "damp_percent",
                  "damp_auto_increment", "dataset", "model_name_or_path", "model_file_base_name",
                  "model_seqlen", "block_name_to_quantize", "module_name_preceding_first_block",
                  "modules_in_block_to_quantize", "modules_to_not_convert", "tokenizer",

@@ -33,6 +33,8 @@ struct QuantizationConfig {
   std::vector<WeightScheme> schemes;
   // GPTQ's first format stores zero points less 1.
   int32_t gptq_zero_offset = 1;
+  // GPTQ's desc_act: columns may be in groups in any order, as g_idx says.
+  bool any_order = false;
 };
 
 // Takes quantization_config from the fields of a config.json. Throws InvalidInput naming method,

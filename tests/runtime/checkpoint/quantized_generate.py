@@ -44,6 +44,16 @@ def case(name, config, tensors, values):
     np.save(folder / "values.npy", values.astype(np.float32))
 
 
+def groups_in_any_order(seed, k, group):
+    """The group of each column, as quantising columns by activation leaves it."""
+    return np.random.default_rng(100 + seed).permutation(np.arange(k) // group).astype(np.int32)
+
+
+def in_half(values):
+    """What is out of order is held as float16."""
+    return values.astype(np.float16).astype(np.float32)
+
+
 def codes_and_groups(rng, n, k, bits, group, symmetric):
     """Unsigned codes [n, k], zeros [n, groups] (unsigned), scales [n, groups] float16, values."""
     groups = -(-k // group)
@@ -55,7 +65,7 @@ def codes_and_groups(rng, n, k, bits, group, symmetric):
     return codes, zeros, scales, values
 
 
-def compressed(name, seed, n, k, bits, group, symmetric, int8_zeros=False):
+def compressed(name, seed, n, k, bits, group, symmetric, int8_zeros=False, any_order=False):
     rng = np.random.default_rng(seed)
     codes, zeros, scales, values = codes_and_groups(rng, n, k, bits, group or k, symmetric)
     weights = {"num_bits": bits, "type": "int", "symmetric": symmetric,
@@ -63,6 +73,10 @@ def compressed(name, seed, n, k, bits, group, symmetric, int8_zeros=False):
                "dynamic": False, "observer": "minmax", "observer_kwargs": {}, "actorder": None}
     tensors = {"w.weight_packed": pack(codes, bits, 1), "w.weight_scale": scales,
                "w.weight_shape": np.array([n, k], np.int64)}
+    if any_order:
+        weights["actorder"] = "group"
+        column_group = tensors["w.weight_g_idx"] = groups_in_any_order(seed, k, group)
+        values = in_half((codes - zeros[:, column_group]) * scales.astype(np.float32)[:, column_group])
     if not symmetric and int8_zeros:
         tensors["w.weight_zero_point"] = (zeros - 2 ** (bits - 1)).astype(np.int8)
     elif not symmetric:
@@ -125,7 +139,7 @@ def awq(name, seed, n, k, group):
          {"w.qweight": pack_awq(codes.T), "w.qzeros": pack_awq(zeros.T), "w.scales": scales.T}, values)
 
 
-def gptq(name, seed, n, k, bits, group, symmetric, version=1):
+def gptq(name, seed, n, k, bits, group, symmetric, version=1, any_order=False):
     rng = np.random.default_rng(seed)
     codes, zeros, scales, values = codes_and_groups(rng, n, k, bits, group if group > 0 else k, symmetric)
     if version == 1 and not symmetric:
@@ -133,14 +147,18 @@ def gptq(name, seed, n, k, bits, group, symmetric, version=1):
         zeros = zeros + 1
         column_group = np.arange(k) // (group if group > 0 else k)
         values = (codes - zeros[:, column_group]) * scales.astype(np.float32)[:, column_group]
-    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": False, "sym": symmetric,
+    group_of = (np.arange(k) // (group if group > 0 else k)).astype(np.int32)
+    if any_order:
+        group_of = groups_in_any_order(seed, k, group)
+        values = in_half((codes - zeros[:, group_of]) * scales.astype(np.float32)[:, group_of])
+    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": any_order, "sym": symmetric,
               "damp_percent": 0.1, "true_sequential": True}
     if version == 2:
         config["checkpoint_format"] = "gptq_v2"
     stored = zeros - (1 if version == 1 else 0)
     case(name, config,
          {"w.qweight": pack(codes.T, bits, 0), "w.qzeros": pack(stored.T, bits, 1), "w.scales": scales.T,
-          "w.g_idx": (np.arange(k) // (group if group > 0 else k)).astype(np.int32)}, values)
+          "w.g_idx": group_of}, values)
 
 
 compressed("int4-g128", 1, 20, 256, 4, 128, True)
@@ -159,3 +177,6 @@ gptq("gptq-g32-asym", 14, 20, 128, 4, 32, False)
 gptq("gptq-g128", 15, 12, 256, 4, 128, True)
 gptq("gptq-8bit", 16, 14, 64, 8, 32, False)
 gptq("gptq-v2-row", 17, 10, 48, 4, -1, False, version=2)
+gptq("gptq-any-order", 18, 20, 128, 4, 32, False, any_order=True)
+gptq("gptq-8bit-any-order", 19, 14, 96, 8, 32, True, any_order=True)
+compressed("int4-any-order", 20, 18, 128, 4, 32, False, any_order=True)

@@ -26,7 +26,7 @@ std::vector<std::string> formats() {
 }
 
 TEST_CASE("every format decodes to what NumPy says, whole and in slices") {
-  REQUIRE(formats().size() == 17);
+  REQUIRE(formats().size() == 20);
   for (const std::string& name : formats()) {
     INFO(name);
     const NpyArray expected = read_npy(kData + "/" + name + "/values.npy");
@@ -68,6 +68,11 @@ std::vector<float> held_values(const Weight& w, Device& device) {
     return values;
   };
   const auto data = fetch(w.data, uint8_t{});
+  if (w.data.dtype == DType::kF16) {
+    std::vector<float> values;
+    for (const uint16_t bits : fetch(w.data, uint16_t{})) values.push_back(to_float(F16{bits}));
+    return values;
+  }
   const auto scale = fetch(w.scale, 0.0f);
   const auto min = w.min.defined() ? fetch(w.min, 0.0f) : std::vector<float>(scale.size());
   std::vector<float> values;
@@ -238,7 +243,19 @@ TEST_CASE("values that lie are found when they are read") {
   INVALID(read(tensors(order, 1, 0x77777757), gptq, 8, 32), "zero point -2 in row 1", "symmetric");
   INVALID(read(tensors(order, INFINITY, 0x77777777), gptq, 8, 32), "\"w.scales\"", "not finite");
   std::swap(order[3], order[20]);
-  INVALID(read(tensors(order, 1, 0x77777777), gptq, 8, 32), "\"w.g_idx\"", "column 3", "desc_act");
+  INVALID(read(tensors(order, 1, 0x77777777), gptq, 8, 32), "\"w.g_idx\"", "column 3", "desc_act false");
+  std::string any_order = gptq;
+  any_order.insert(any_order.rfind("}}"), R"(, "desc_act": true)");
+  CHECK_NOTHROW(read(tensors(order, 1, 0x77777777), any_order, 8, 32));
+  INVALID(read(tensors(order, 1, 0x77777757), any_order, 8, 32), "zero point -2 in row 1", "symmetric");
+  INVALID(read(tensors(order, 1e5f, 0x77777777), any_order, 8, 32), "beyond float16 in row 0");
+  for (const int32_t wrong : {2, -1, INT32_MAX}) {
+    order[3] = wrong;
+    INVALID(read(tensors(order, 1, 0x77777777), any_order, 8, 32), "\"w.g_idx\"", "column 3", "of 2");
+  }
+  std::vector<test::StoredTensor> without = tensors(order, 1, 0x77777777);
+  without.pop_back();
+  INVALID(read(without, any_order, 8, 32), "desc_act", "\"w.g_idx\" is missing");
 }
 
 }  // namespace
