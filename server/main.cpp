@@ -15,6 +15,7 @@
 #include "runtime/backend.h"
 #include "server/bench_command.h"
 #include "server/chat_command.h"
+#include "server/collect_env_command.h"
 #include "server/flags.h"
 #include "server/inspect_command.h"
 #include "server/logits_command.h"
@@ -22,7 +23,9 @@
 #include "server/perplexity_command.h"
 #include "server/quantize_command.h"
 #include "server/rank_command.h"
+#include "server/security/key_command.h"
 #include "server/serve_command.h"
+#include "server/top_command.h"
 
 namespace shoal {
 namespace {
@@ -69,6 +72,12 @@ int run(int argc, char** argv) {
   BenchOptions bench_options;
   CLI::App* bench = app.add_subcommand("bench", "Measure a running server under load");
   add_bench_flags(*bench, bench_options);
+  TopOptions top_options;
+  CLI::App* top = app.add_subcommand("top", "Watch a running server: load, latency, ranks, experts, memory");
+  add_top_flags(*top, top_options);
+  CollectEnvOptions collect_env_options;
+  CLI::App* collect = app.add_subcommand("collect-env", "Print what a bug report should say of build and machine");
+  add_collect_env_flags(*collect, collect_env_options);
   HealthOptions health_options;
   CLI::App* health = app.add_subcommand("health", "Ask a running server whether it serves; 0: it does");
   add_health_flags(*health, health_options);
@@ -88,6 +97,13 @@ int run(int argc, char** argv) {
   CLI::App* plan = app.add_subcommand(
       "plan", "Say whether GPUs can serve a model, how fast, and what would have to change");
   add_plan_flags(*plan, plan_options);
+  KeyOptions key_options;
+  CLI::App* key = app.add_subcommand("key", "Make keys for --api-key-file");
+  key->require_subcommand(1);
+  CLI::App* key_new = key->add_subcommand("new", "Print a fresh key on stderr, and its line on stdout");
+  key_new->add_option("--name", key_options.name, "Whose it is: 1 to 64 letters, digits and ._-@")
+      ->required()
+      ->configurable(false);
   EngineOptions rank_options;
   std::string socket_path;
   CLI::App* rank = app.add_subcommand("rank", "One rank of an engine; started by serve");
@@ -106,7 +122,7 @@ int run(int argc, char** argv) {
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
   }
   if (app.get_subcommands().empty()) {
-    return fail(kInvalidInput, "a command is missing: serve, chat, health, bench, logits, perplexity, quantize, inspect, plan or version");
+    return fail(kInvalidInput, "a command is missing: serve, chat, health, key, bench, logits, perplexity, quantize, inspect, plan, collect-env or version");
   }
 
   serve->parsed() ? set_up_log(serve_options.observability) : log_to_stderr();
@@ -117,6 +133,9 @@ int run(int argc, char** argv) {
   if (chat->parsed()) return run_chat(chat_options);
   if (bench->parsed()) return run_bench(*bench, bench_options);
   if (health->parsed()) return run_health(health_options);
+  if (top->parsed()) return run_top(top_options);
+  if (collect->parsed()) return run_collect_env(collect_env_options);
+  if (key_new->parsed()) return run_key_new(key_options);
   if (logits->parsed()) return run_logits(logits_options);
   if (perplexity->parsed()) return run_perplexity(perplexity_options);
   if (quantize->parsed()) return run_quantize(quantize_options);

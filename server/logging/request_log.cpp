@@ -63,6 +63,7 @@ LogFields::Fields request_fields(const CallRecord& call) {
   text("method", call.method);
   text("status", call_code_name(call.status.code));
   if (call.status.code != CallCode::kOk) text("error", call.status.message);
+  if (!call.submitted) text("reason", refusal_name(call.status));
   text("client", call.context.client->name);
   text("x_request_id", call.context.request_id);
   text("traceparent", call.context.traceparent);

@@ -47,11 +47,12 @@ constexpr MetricInfo kMetrics[] = {
     {"shoal_load_seconds", kGauge, "", "Seconds that the last load took"},
     {"shoal_calls_accepted_total", kCounter, "", "Calls of Chat and Complete that were accepted"},
     {"shoal_calls_ended_total", kCounter, "method, code", "Accepted calls that ended, by gRPC status"},
-    {"shoal_calls_refused_total", kCounter, "method, code",
-     "Calls that were refused before they began, by gRPC status: RESOURCE_EXHAUSTED is a full queue or a "
-     "limit, UNAVAILABLE loading or draining"},
+    {"shoal_calls_refused_total", kCounter, "method, code, reason",
+     "Calls that were refused before they began, by gRPC status and why: queue_full, client_rate, "
+     "client_sequences, deadline, loading, invalid_argument, .."},
     {"shoal_calls_open", kGauge, "", "Accepted calls that have not ended"},
     {"shoal_sequences_alive", kGauge, "", "Samples that the queue's limit counts"},
+    {"shoal_stream_pending_bytes", kGauge, "", "Output that is ready and not taken by its readers, bytes"},
     {"shoal_client_calls_total", kCounter, "client, code", "Calls that ended or were refused, by API key"},
     {"shoal_client_tokens_total", kCounter, "client, kind",
      "Tokens by API key; kind: prompt, cached (of those), generated"},

@@ -77,8 +77,8 @@ const char* call_code_name(CallCode code) {
     case CallCode::kInternal: return "INTERNAL";
     case CallCode::kUnavailable: return "UNAVAILABLE";
     case CallCode::kUnauthenticated: return "UNAUTHENTICATED";
-    default: return "UNKNOWN";
   }
+  SHOAL_CHECK(false, "code {}", static_cast<int>(code));
 }
 
 class ServerMetrics::Impl {
@@ -109,13 +109,17 @@ class ServerMetrics::Impl {
   void on_tokens(double seconds) { token_.Observe(seconds); }
 
   void on_end(const CallRecord& call) {
-    const Labels labels{{"method", call.method}, {"code", call_code_name(call.status.code)}};
     if (!call.context.client->name.empty()) count_client(call);
     if (!call.submitted) {
-      counter("shoal_calls_refused_total", labels).Increment();
+      counter("shoal_calls_refused_total", {{"method", call.method},
+                                            {"code", call_code_name(call.status.code)},
+                                            {"reason", refusal_name(call.status)}})
+          .Increment();
       return;
     }
-    counter("shoal_calls_ended_total", labels).Increment();
+    counter("shoal_calls_ended_total",
+            {{"method", call.method}, {"code", call_code_name(call.status.code)}})
+        .Increment();
     for (const char* reason : call.finish_reasons) {
       counter("vllm:request_success_total", {{"finished_reason", reason}}).Increment();
     }
@@ -252,11 +256,10 @@ class ServerMetrics::Impl {
         .Set(e.bytes_total > 0 ? static_cast<double>(e.bytes_read) / static_cast<double>(e.bytes_total) : 0);
     gauge("shoal_load_seconds").Set(e.load_seconds);
     const CallCounts& c = now.calls;
-    follow("shoal_calls_accepted_total",
-           static_cast<double>(c.open) +
-               static_cast<double>(c.ok + c.cancelled + c.deadline_exceeded + c.failed));
+    follow("shoal_calls_accepted_total", static_cast<double>(c.accepted));
     gauge("shoal_calls_open").Set(static_cast<double>(c.open));
     gauge("shoal_sequences_alive").Set(static_cast<double>(c.sequences));
+    gauge("shoal_stream_pending_bytes").Set(static_cast<double>(c.pending_bytes));
     gauge("shoal_kv_pages", {{"state", "used"}}).Set(e.pages_used);
     gauge("shoal_kv_pages", {{"state", "total"}}).Set(pages);
     const auto moves = [&](const char* kind, int64_t count) {

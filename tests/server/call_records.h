@@ -32,7 +32,7 @@ inline CallRecord finished_call(const std::string& id = "chat-1") {
 inline CallRecord refused_call() {
   CallRecord call;
   call.method = "Complete";
-  call.status = {CallCode::kResourceExhausted, "the queue\nis full"};
+  call.status = {CallCode::kResourceExhausted, "the queue\nis full", Refusal::kQueueFull};
   call.arrived = std::chrono::steady_clock::now();
   call.ended = call.arrived;
   return call;

@@ -50,6 +50,7 @@ ServerMetrics::Now everything() {
   e.step_seconds.add(kStepSecondsBounds, 0.02);
   now.calls.open = 2;
   now.calls.ok = 5;
+  now.calls.accepted = 7;
   now.spans_exported = 8;
   now.spans_dropped = 1;
   return now;
@@ -161,7 +162,7 @@ TEST_CASE("a call is in the histograms with its times") {
   REQUIRE(value(text, "vllm:request_success_total", {"stop"}) == 1);
   REQUIRE(value(text, "vllm:request_success_total", {"abort"}) == 0);
   REQUIRE(value(text, "shoal_calls_ended_total", {"code=\"OK\"", "method=\"Chat\""}) == 1);
-  REQUIRE(value(text, "shoal_calls_refused_total", {"RESOURCE_EXHAUSTED", "Complete"}) == 1);
+  REQUIRE(value(text, "shoal_calls_refused_total", {"RESOURCE_EXHAUSTED", "Complete", "queue_full"}) == 1);
   REQUIRE(value(text, "shoal_calls_accepted_total") == 7);
   REQUIRE(value(text, "shoal_client_tokens_total", {"alice", "generated"}) == 10);
   REQUIRE(value(text, "vllm:kv_cache_usage_perc") == 0.25);
