@@ -11,7 +11,7 @@ packages=(
   libhwy-dev  # SIMD
   libpcre2-dev libutf8proc-dev nlohmann-json3-dev  # tokenizer and checkpoint files
   libspdlog-dev libfmt-dev libcli11-dev  # log and command line
-  libssl-dev  # names and sums of KV pages in files
+  libssl-dev  # TLS, keys; names and sums of KV pages in files
   catch2 zlib1g-dev shellcheck iproute2  # tests
 )
 case ${1-} in
