@@ -122,7 +122,7 @@ int run(int argc, char** argv) {
     return fail(kInvalidInput, fmt::format("{} (shoal --help shows what there is)", error.what()));
   }
   if (app.get_subcommands().empty()) {
-    return fail(kInvalidInput, "a command is missing: serve, chat, health, key, bench, logits, perplexity, quantize, inspect, plan, collect-env or version");
+    return fail(kInvalidInput, "a command is missing: serve, chat, health, top, key, bench, logits, perplexity, quantize, inspect, plan, collect-env or version");
   }
 
   serve->parsed() ? set_up_log(serve_options.observability) : log_to_stderr();
