@@ -8,6 +8,8 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "kernels/base/error.h"
@@ -21,13 +23,16 @@ namespace {
 // Template and role tokens that Chat puts around each message, so that the context still holds a turn.
 constexpr int32_t kTemplateTokens = 64;
 
-// The first Ctrl-C ends sending, the second the program.
+// The first Ctrl-C ends sending; from then on signals do what they always do.
 class Interrupt {
  public:
-  Interrupt() : signals_({SIGINT, SIGTERM}), thread_([this] { watch(); }) {}
+  Interrupt() : signals_(std::in_place, std::vector<int>{SIGINT, SIGTERM}), thread_([this] { watch(); }) {}
   ~Interrupt() {
     ending_ = true;
-    signals_.wake();
+    {
+      const std::lock_guard lock(mutex_);
+      if (signals_) signals_->wake();
+    }
     thread_.join();
   }
   const std::atomic<bool>& stop() const { return stop_; }
@@ -35,14 +40,16 @@ class Interrupt {
  private:
   void watch() {
     while (!ending_) {
-      const int count = signals_.wait(std::chrono::hours(1));
-      if (count == 1 && !stop_.exchange(true)) {
-        spdlog::warn("interrupted: waiting for what runs; once more to end at once");
-      }
-      if (count > 1) std::_Exit(130);
+      if (signals_->wait(std::chrono::hours(1)) == 0) continue;
+      stop_ = true;
+      spdlog::warn("interrupted: waiting for what runs; once more to end at once");
+      const std::lock_guard lock(mutex_);
+      signals_.reset();
+      return;
     }
   }
-  StopSignals signals_;
+  std::mutex mutex_;
+  std::optional<StopSignals> signals_;  // guarded by mutex_ against watch() ending
   std::atomic<bool> stop_{false}, ending_{false};
   std::thread thread_;
 };
@@ -127,22 +134,31 @@ bool run_point(const BenchServeOptions& o, LoadClient& client, const LoadServer&
   return result.completed > 0;
 }
 
-int run_bench_serve(const BenchServeOptions& options) {
-  check(options);
-  LoadClient client(options.address, options.backend == "shoal-chat", options.connections);
-  const LoadServer server = client.connect(
-      [](const std::string& detail) { spdlog::info("the server is loading: {}", detail); });
-  spdlog::info("server {}: {}", options.address.server, server.model);
+// The runs of a sweep; one without.
+std::vector<BenchServeOptions> points_of(const BenchServeOptions& options) {
   std::vector<BenchServeOptions> points;
   for (const double rate : options.request_rates) {
     points.push_back(options);
     points.back().request_rate = rate;
   }
   for (const int concurrency : options.concurrencies) {
+    if (concurrency < 1) throw_invalid("--concurrencies {}: at least 1", concurrency);
     points.push_back(options);
     points.back().max_concurrency = concurrency;
   }
   if (points.empty()) points.push_back(options);
+  return points;
+}
+
+int run_bench_serve(const BenchServeOptions& options) {
+  check(options);
+  const std::vector<BenchServeOptions> points = points_of(options);
+  // A wrong rate of the last point is said before the first one runs.
+  for (const BenchServeOptions& point : points) Arrivals{point};
+  LoadClient client(options.address, options.backend == "shoal-chat", options.connections);
+  const LoadServer server = client.connect(
+      [](const std::string& detail) { spdlog::info("the server is loading: {}", detail); });
+  spdlog::info("server {}: {}", options.address.server, server.model);
   Interrupt interrupt;
   bool answered = true;
   for (const BenchServeOptions& point : points) {

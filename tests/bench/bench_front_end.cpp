@@ -155,21 +155,18 @@ struct Row {
   double server_us = 0;
 };
 
-Row measure(const ServerProcess& server, int streams, int requests, int tokens, bool chat) {
+Row measure(const ServerProcess& server, int streams, int requests, int tokens) {
   BenchServeOptions options;
   options.address.server = server.address();
-  options.backend = chat ? "shoal-chat" : "shoal";
   options.input_len = 32;
   options.output_len = tokens;
   options.ignore_eos = true;
   options.max_concurrency = streams;
   options.num_prompts = int64_t{streams} * requests;
-  LoadClient client(options.address, chat, 1);
+  LoadClient client(options.address, /*chat=*/false, 1);
   const LoadServer model = client.connect([](const std::string&) {});
   Workload workload(options, {kVocab, model.context_length, model.end_ids, {}});
-  std::function<std::string(const std::vector<int32_t>&)> detokenize;
-  if (chat) detokenize = [&](const std::vector<int32_t>& ids) { return client.detokenize(ids); };
-  LoadRun run(options, client, workload, detokenize);
+  LoadRun run(options, client, workload, {});
   run.warm_up(std::min(streams, 16));
   const double before = server.cpu_seconds();
   const LoadRecord record = run.run({}, std::atomic<bool>(false));
@@ -186,13 +183,12 @@ int run(int argc, char** argv) {
   CLI::App app("CPU time of the front end for each token that it streams");
   std::vector<int> streams = {1, 2, 5, 10, 20, 50, 100, 200, 500};
   int step_us = 20000, tokens = 256, requests = 1;
-  bool chat = false, wait = false;
+  bool wait = false;
   std::string json_path;
   app.add_option("--streams", streams, "so many at once")->delimiter(',')->check(CLI::Range(1, kMaxStreams));
   app.add_option("--step-us", step_us, "a step of the ranks")->check(CLI::Range(0, 1000000))->capture_default_str();
   app.add_option("--tokens", tokens, "of an answer")->check(CLI::Range(1, kContext - 64))->capture_default_str();
   app.add_option("--requests", requests, "of each stream")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_flag("--chat", chat, "Chat instead of Complete");
   app.add_flag("--wait", wait, "print the server's process id and wait for a line first: for perf");
   app.add_option("--json", json_path, "file to write");
   CLI11_PARSE(app, argc, argv);
@@ -207,7 +203,7 @@ int run(int argc, char** argv) {
              "server us/token", "client us/token");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const int count : streams) {
-    const Row row = measure(server, count, requests, tokens, chat);
+    const Row row = measure(server, count, requests, tokens);
     const LoadResult& r = row.result;
     fmt::print("{:>8} {:>10} {:>10.0f} {:>14.2f} {:>16.2f} {:>16.2f}\n", count, r.output_tokens,
                r.output_throughput, r.tokens_per_message, row.server_us, r.client_cpu_us_per_token);
@@ -218,7 +214,7 @@ int run(int argc, char** argv) {
   }
   if (!json_path.empty()) {
     std::ofstream file(json_path);
-    file << nlohmann::ordered_json{{"step_us", step_us}, {"method", chat ? "Chat" : "Complete"}, {"rows", rows}}.dump(1)
+    file << nlohmann::ordered_json{{"step_us", step_us}, {"rows", rows}}.dump(1)
          << "\n";
     if (!file) throw_invalid("--json {}: cannot be written", json_path);
   }
