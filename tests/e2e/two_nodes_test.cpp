@@ -144,7 +144,8 @@ TEST_CASE("a model over two nodes answers as on one, and a cut link ends calls i
     const Output answer = run(one.chat(24));
     INFO(answer.text);
     REQUIRE(answer.code == 0);
-    CHECK(nodes.bytes_over_link() == before);  // ranks of one node keep to themselves
+    // Ranks of one node keep to themselves; IPv6 says a few words when a link comes up.
+    CHECK(nodes.bytes_over_link() - before < 5'000);
     expected = answer.text;
     one.process().send(SIGTERM);
     CHECK(one.process().wait_exit(kPatience) == 0);
