@@ -254,6 +254,43 @@ TEST_CASE("random loads in small pools give the tokens of an engine that waits, 
   CHECK(cancelled > 20);
 }
 
+// A row of a step that was queued before the cancel came is all that a cancelled request may still cost.
+TEST_CASE("at most one step more runs with a request that was cancelled") {
+  const bool async = GENERATE(true, false);
+  EngineConfig config = small_config();
+  config.async_scheduling = async;
+  config.scheduler.max_num_seqs = 3;
+  int64_t late_rows = 0;
+  for (int token = 1; token <= 12; ++token) {
+    for (RequestId victim = 1; victim <= 6; ++victim) {  // running, in its prompt, or waiting by then
+      INFO("token " << token << " victim " << victim);
+      std::vector<Request> requests;
+      for (RequestId id = 1; id <= 6; ++id) requests.push_back(make_request(id, 30));
+      for (int i = 0; i < 80; ++i) requests[1].tokens.push_back(i % kVocab);
+      requests[1].prompt_len = static_cast<int32_t>(requests[1].tokens.size());
+      QueueingRunner runner(config.scheduler);
+      size_t begun = 0;
+      int tokens = 0;
+      const Outcome outcome = run_all(config, runner, requests, [&](Engine& engine, const TokenEvent& e) {
+        if (e.id != 1 || !e.token || ++tokens != token) return;
+        begun = runner.plans.size();
+        engine.cancel(victim);
+      });
+      REQUIRE(outcome.ends.at(victim) == FinishReason::kAbort);
+      REQUIRE(begun > 0);
+      // Begun by then: the step that gave the token, and where the engine runs ahead the next.
+      const auto has_victim = [&](const StepPlan& plan) {
+        return std::ranges::any_of(plan.slices,
+                                   [&](const SequenceSlice& s) { return s.request == victim; });
+      };
+      for (size_t i = begun; i < runner.plans.size(); ++i) REQUIRE_FALSE(has_victim(runner.plans[i]));
+      if (runner.plans[begun - 1].ahead) late_rows += has_victim(runner.plans[begun - 1]);
+      REQUIRE(outcome.stats.scheduler.pages_used == 0);
+    }
+  }
+  CHECK((late_rows > 0) == async);
+}
+
 TEST_CASE("a fault of a queued step leaves run() when that step is collected") {
   QueueingRunner runner(small_config().scheduler);
   runner.fails_at = 3;
@@ -311,7 +348,7 @@ TEST_CASE("workers are one step ahead too, and wait for their device when rank 0
   ThreadGroup::Member group(threads, 0);
   Engine* self = nullptr;
   Engine engine(config, group, runner, [&](const std::vector<TokenEvent>& events) {
-    if (events.back().finish_reason != FinishReason::kNone) self->stop();
+    if (!events.empty() && events.back().finish_reason != FinishReason::kNone) self->stop();
   });
   self = &engine;
   engine.submit(make_request(1, 4));
