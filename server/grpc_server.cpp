@@ -3,20 +3,16 @@
 #include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/resource_quota.h>
-#include <netdb.h>
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <mutex>
 
 #include "kernels/base/error.h"
 #include "server/inference_service.h"
 #include "server/rpc/guarded_service.h"
 #include "server/rpc/health_service.h"
+#include "server/rpc/listener.h"
 #include "server/rpc/reflection_service.h"
 #include "server/security/tls_credentials.h"
 
@@ -42,27 +38,6 @@ std::string bracketed(const std::string& host) {
   return host.find(':') != std::string::npos && host[0] != '[' ? "[" + host + "]" : host;
 }
 
-// gRPC does not say why it could not listen: try it ourselves.
-std::string why_not_listening(const std::string& host, int port) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* list = nullptr;
-  if (const int rc = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list)) {
-    return gai_strerror(rc);
-  }
-  std::string reason = "unknown reason";
-  const int fd = socket(list->ai_family, list->ai_socktype, list->ai_protocol);
-  const int on = 1;
-  if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
-      bind(fd, list->ai_addr, list->ai_addrlen) != 0 || listen(fd, 1) != 0) {
-    reason = std::strerror(errno);
-  }
-  if (fd >= 0) close(fd);
-  freeaddrinfo(list);
-  return reason;
-}
-
 }  // namespace
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
@@ -71,6 +46,7 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
   static std::once_flag once;
   std::call_once(once, [] { gpr_set_log_function(&quiet_grpc_log); });
   if (options.tls.enabled()) tls_ = std::make_shared<TlsFiles>(options.tls);
+  listener_ = std::make_unique<Listener>(options.host, options.port);
   credentials_ = tls_ ? tls_credentials(tls_) : grpc::InsecureServerCredentials();
 
   services_.push_back(make_inference_service(front_end));
@@ -88,9 +64,9 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
   set_serving(false);
 
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(fmt::format("{}:{}", bracketed(options.host), options.port),
-                           credentials_, &port);
+  using Acceptor = grpc::ServerBuilder::experimental_type::ExternalConnectionType;
+  acceptor_ =
+      builder.experimental().AddExternalConnectionAcceptor(Acceptor::FROM_FD, credentials_);
   builder.RegisterCallbackGenericService(handler_.get());
   builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
   // gRPC bounds what arrives, not what it becomes when it is unpacked: 4 MiB of gzip are 4 GiB.
@@ -101,7 +77,6 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
   grpc::ResourceQuota quota("shoal");
   quota.Resize(std::max(options.memory_bytes, 4 * options.max_message_bytes));
   builder.SetResourceQuota(quota);
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // a second server must fail, not share
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -115,11 +90,13 @@ GrpcServer::GrpcServer(const GrpcServerOptions& options, FrontEnd& front_end,
     builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, static_cast<int>(age));
   }
   server_ = builder.BuildAndStart();
-  if (server_ == nullptr || port == 0) {
-    throw_invalid("cannot listen on {}:{}: {}", options.host, options.port,
-                  why_not_listening(options.host, options.port));
-  }
-  address_ = fmt::format("{}:{}", bracketed(options.host), port);
+  SHOAL_CHECK(server_ != nullptr, "gRPC does not start");
+  listener_->start([this](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    acceptor_->HandleNewConnection(&connection);
+  });
+  address_ = fmt::format("{}:{}", bracketed(options.host), listener_->port());
 }
 
 GrpcServer::~GrpcServer() { shutdown(std::chrono::milliseconds(0)); }
@@ -146,6 +123,7 @@ void GrpcServer::reload() {
 }
 
 void GrpcServer::shutdown(std::chrono::milliseconds timeout) {
+  listener_->stop();
   health_->end();  // whoever watches would be waited for until the timeout
   server_->Shutdown(std::chrono::system_clock::now() + timeout);
   server_->Wait();

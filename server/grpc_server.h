@@ -16,12 +16,16 @@
 namespace grpc {
 class Server;
 class ServerCredentials;
+namespace experimental {
+class ExternalConnectionAcceptor;
+}
 }  // namespace grpc
 
 namespace shoal {
 
 class GuardedService;
 class HealthService;
+class Listener;
 
 struct GrpcServerOptions {
   std::string host = "127.0.0.1";
@@ -60,7 +64,9 @@ class GrpcServer {
   std::vector<std::unique_ptr<RpcService>> services_;
   HealthService* health_ = nullptr;  // one of services_
   std::unique_ptr<GuardedService> handler_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Listener> listener_;
   std::string address_;
 };
 

@@ -8,6 +8,7 @@
 #include "runtime/model/mtp.h"
 #include "runtime/offload/expert_store.h"
 #include "runtime/sampling/device_row.h"
+#include "runtime/scheduler/plan_bounds.h"
 
 namespace shoal {
 namespace {
@@ -106,6 +107,8 @@ ModelBatch ModelRunner::upload(const StepPlan& plan) {
 }
 
 StepLogits ModelRunner::queue(const StepPlan& plan) {
+  // One page more than the scheduler knows of: the one for padding.
+  check_plan(plan, {int64_t{num_pages_} + 1, model_.config().vocab_size, num_samples_});
   rank_.collectives().at_step(plan.number);
   if (std::any_of(plan.slices.begin(), plan.slices.end(),
                   [](const SequenceSlice& s) { return s.from_sample >= 0; })) {

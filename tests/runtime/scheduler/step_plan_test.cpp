@@ -5,6 +5,7 @@
 #include <random>
 
 #include "kernels/base/error.h"
+#include "runtime/scheduler/plan_bounds.h"
 
 namespace shoal {
 namespace {
@@ -111,6 +112,31 @@ TEST_CASE("hostile bytes give a plan or a Bug, nothing else") {
     }
   }
   REQUIRE(refused > 1000);
+}
+
+TEST_CASE("numbers that would become places outside a rank's memory are refused") {
+  const PlanBounds bounds{.num_pages = 10, .vocab_size = 100, .previous_samples = 3};
+  StepPlan plan;
+  plan.slices.resize(2);
+  plan.slices[0].tokens = {0, 99};
+  plan.slices[0].pages = {0, 9};
+  plan.slices[1].tokens = {-7};  // keeps the place
+  plan.slices[1].pages = {5};
+  plan.slices[1].from_sample = 2;
+  check_plan(plan, bounds);
+  const auto refused = [&](auto change) {
+    StepPlan changed = plan;
+    change(changed);
+    REQUIRE_THROWS_AS(check_plan(changed, bounds), Bug);
+  };
+  for (const int32_t page : {-1, 10, INT32_MAX, INT32_MIN}) {
+    refused([&](StepPlan& p) { p.slices[0].pages[1] = page; });
+    refused([&](StepPlan& p) { p.slices[1].pages[0] = page; });
+  }
+  for (const int32_t token : {-1, 100, INT32_MAX}) {
+    refused([&](StepPlan& p) { p.slices[0].tokens[1] = token; });
+  }
+  refused([](StepPlan& p) { p.slices[1].from_sample = 3; });
 }
 
 }  // namespace
