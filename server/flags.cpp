@@ -307,7 +307,7 @@ void add_quantize_flags(CLI::App& app, QuantizeCommandOptions& o) {
   app.add_option("--output", o.output,
                  "Folder to write: new, empty, or left by a run that was interrupted, which goes on")
       ->required();
-  app.add_option("--scheme", o.scheme, std::string(kSchemeNames) + ", int4-gptq (calibrated)")
+  app.add_option("--scheme", o.scheme, std::string(kSchemeNames) + "; calibrated: " + kCalibratedNames)
       ->capture_default_str();
   app.add_option("--max-shard-size", o.max_shard_bytes, "Bytes of a file (4GiB)")
       ->transform(CLI::AsSizeValue(false))
@@ -318,7 +318,7 @@ void add_quantize_flags(CLI::App& app, QuantizeCommandOptions& o) {
   app.add_option("--device", o.device, "Device that runs the model to calibrate")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
-  app.add_option("--calibration", o.calibration, "int4-gptq: file of text like what the model will see");
+  app.add_option("--calibration", o.calibration, "Calibrated schemes: file of text like what the model will see; without it Shoal's documentation");
   app.add_option("--calibration-tokens", o.calibration_tokens, "Tokens of it to use")
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str();

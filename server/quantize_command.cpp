@@ -10,6 +10,7 @@
 #include "runtime/checkpoint/model_dir.h"
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/quantization/calibration.h"
+#include "runtime/quantization/calibration_text.h"
 #include "runtime/quantization/quantize_model.h"
 #include "runtime/text/tokenizer.h"
 #include "server/progress_bar.h"
@@ -35,6 +36,7 @@ std::vector<int32_t> calibration_tokens(const std::string& text, const std::stri
     some.insert(some.end(), tokens.begin() + static_cast<int64_t>(begin),
                 tokens.begin() + static_cast<int64_t>(end));
   }
+  some.resize(std::min(some.size(), static_cast<size_t>(most)));
   return some;
 }
 
@@ -50,18 +52,19 @@ int run_quantize(const QuantizeCommandOptions& o) {
   std::unique_ptr<RankRuntime> rank;
   std::unique_ptr<Calibration> calibration;
   if (options.scheme.calibrated) {
-    if (o.calibration.empty()) {
-      throw_invalid("--scheme {}: give a text like what the model will see with --calibration FILE",
-                    o.scheme);
-    }
-    const std::string text = read_small_file(o.calibration, kMaxTextBytes);
+    const bool own = o.calibration.empty();
+    const std::string text =
+        own ? std::string(calibration_text()) : read_small_file(o.calibration, kMaxTextBytes);
     options.calibration_id = fmt::format("{} {} {:016x}", o.calibration_tokens, text.size(),
                                          std::hash<std::string>{}(text));
     const std::vector<int32_t> tokens =
         calibration_tokens(text, options.input, o.calibration_tokens);
     rank = std::make_unique<RankRuntime>(
         BackendOptions{.device = o.device, .num_threads = options.threads});
-    spdlog::info("calibrating with {} tokens of {}", tokens.size(), o.calibration);
+    spdlog::info("calibrating with {} tokens of {}", tokens.size(),
+                 own ? "Shoal's own documentation; a text like what the model will see (--calibration FILE) does "
+                       "better"
+                     : o.calibration);
     calibration = std::make_unique<Calibration>(*rank, options.input, tokens, kWindow,
                                                 options.scheme, options.threads);
     options.calibrated = [&](const std::string& name, std::unique_ptr<StoredWeight> base) {
