@@ -12,7 +12,7 @@ packages=(
   libpcre2-dev libutf8proc-dev nlohmann-json3-dev  # tokenizer and checkpoint files
   libspdlog-dev libfmt-dev libcli11-dev  # log and command line
   libssl-dev  # TLS, keys; names and sums of KV pages in files
-  catch2 zlib1g-dev shellcheck iproute2  # tests
+  catch2 zlib1g-dev shellcheck iproute2 python3-venv  # tests
 )
 case ${1-} in
   "")
