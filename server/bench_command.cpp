@@ -20,13 +20,15 @@
 namespace shoal {
 namespace {
 
-// Template and role tokens that Chat puts around each message, so that the context still holds a turn.
+// Template and role tokens that Chat puts around each message, so that the context still holds a
+// turn.
 constexpr int32_t kTemplateTokens = 64;
 
 // The first Ctrl-C ends sending; from then on signals do what they always do.
 class Interrupt {
  public:
-  Interrupt() : signals_(std::in_place, std::vector<int>{SIGINT, SIGTERM}), thread_([this] { watch(); }) {}
+  Interrupt()
+      : signals_(std::in_place, std::vector<int>{SIGINT, SIGTERM}), thread_([this] { watch(); }) {}
   ~Interrupt() {
     ending_ = true;
     {
@@ -61,8 +63,10 @@ void check(const BenchServeOptions& o) {
   }
   if (o.duration > 0 && o.num_prompts == 0 && o.dataset != "trace" && o.request_rates.empty() &&
       o.concurrencies.empty() && std::isinf(o.request_rate) && o.max_concurrency == 0) {
-    throw_invalid("--duration {}: give --request-rate, --max-concurrency or --num-prompts too, or requests "
-                  "without end are sent at once", o.duration);
+    throw_invalid(
+        "--duration {}: give --request-rate, --max-concurrency or --num-prompts too, or requests "
+        "without end are sent at once",
+        o.duration);
   }
 }
 
@@ -78,7 +82,8 @@ void save(const BenchServeOptions& o, const std::string& path, const nlohmann::o
 }
 
 std::string describe(const BenchServeOptions& o) {
-  std::string text = std::isinf(o.request_rate) ? "all at once" : fmt::format("{:g} requests/s", o.request_rate);
+  std::string text =
+      std::isinf(o.request_rate) ? "all at once" : fmt::format("{:g} requests/s", o.request_rate);
   if (o.dataset == "trace") text = "as the trace says";
   if (!std::isinf(o.request_rate)) text += ", " + o.arrival;
   if (o.max_concurrency > 0) text += fmt::format(", at most {} at once", o.max_concurrency);
@@ -114,7 +119,8 @@ bool run_point(const BenchServeOptions& o, LoadClient& client, const LoadServer&
           if (workload.num_requests() >= 0) {
             bar.update(done, workload.num_requests());
           } else {
-            bar.update(static_cast<uint64_t>(std::min(seconds, o.duration)), static_cast<uint64_t>(std::ceil(o.duration)));
+            bar.update(static_cast<uint64_t>(std::min(seconds, o.duration)),
+                       static_cast<uint64_t>(std::ceil(o.duration)));
           }
         },
         stop);
@@ -126,8 +132,11 @@ bool run_point(const BenchServeOptions& o, LoadClient& client, const LoadServer&
     if (status != "OK") spdlog::info("{}: {} requests", status, count);
   }
   if (!result.first_error.empty()) spdlog::warn("the first that failed: {}", result.first_error);
-  spdlog::info("this client: {:.1f} us of CPU per token, requests sent {:.2f} ms late on average, {:.2f} tokens a "
-               "message", result.client_cpu_us_per_token, result.lag.mean, result.tokens_per_message);
+  spdlog::info(
+      "this client: {:.1f} us of CPU per token, requests sent {:.2f} ms late on average, {:.2f} "
+      "tokens a "
+      "message",
+      result.client_cpu_us_per_token, result.lag.mean, result.tokens_per_message);
   if (o.save_result || o.save_detailed) {
     save(o, result_path(o, server.model, one_of_many), result_json(result, record, o, server));
   }
@@ -173,7 +182,8 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
   app.add_option("--connections", o.connections, "Connections that calls take turns on")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  app.add_option("--backend", o.backend, "shoal: Complete, with token ids; shoal-chat: Chat, with text")
+  app.add_option("--backend", o.backend,
+                 "shoal: Complete, with token ids; shoal-chat: Chat, with text")
       ->check(CLI::IsMember({"shoal", "shoal-chat"}))
       ->capture_default_str();
   const std::string asked = "Requests";
@@ -182,36 +192,45 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
       ->group(asked)
       ->capture_default_str();
   app.add_option("--dataset-path", o.dataset_path,
-                 "ShareGPT's JSON, or a trace: a line {\"timestamp\": s, \"input_len\": n, \"output_len\": n} each")
+                 "ShareGPT's JSON, or a trace: a line {\"timestamp\": s, \"input_len\": n, "
+                 "\"output_len\": n} each")
       ->group(asked);
-  app.add_option("--num-prompts", o.num_prompts, "Requests; 0: 1000, or without end under --duration")
+  app.add_option("--num-prompts", o.num_prompts,
+                 "Requests; 0: 1000, or without end under --duration")
       ->check(CLI::NonNegativeNumber)
       ->group(asked)
       ->capture_default_str();
-  app.add_option("--random-input-len,--input-len", o.input_len, "Tokens of a prompt")->group(asked)->capture_default_str();
+  app.add_option("--random-input-len,--input-len", o.input_len, "Tokens of a prompt")
+      ->group(asked)
+      ->capture_default_str();
   app.add_option("--random-output-len,--output-len", o.output_len, "Tokens of an answer at most")
       ->group(asked)
       ->capture_default_str();
-  app.add_option("--random-range-ratio", o.range_ratio, "Lengths uniform in length * [1 - r, 1 + r]")
+  app.add_option("--random-range-ratio", o.range_ratio,
+                 "Lengths uniform in length * [1 - r, 1 + r]")
       ->group(asked)
       ->capture_default_str();
-  app.add_option("--lognormal-sigma", o.sigma, "--dataset-name lognormal: of the logarithm of the lengths")
+  app.add_option("--lognormal-sigma", o.sigma,
+                 "--dataset-name lognormal: of the logarithm of the lengths")
       ->group(asked)
       ->capture_default_str();
-  app.add_option("--random-prefix-len", o.prefix_len, "Tokens before the prompt, the same within a group")
+  app.add_option("--random-prefix-len", o.prefix_len,
+                 "Tokens before the prompt, the same within a group")
       ->group(asked)
       ->capture_default_str();
   app.add_option("--random-num-prefixes", o.num_prefixes, "Groups that share a prefix")
       ->group(asked)
       ->capture_default_str();
-  app.add_option("--num-turns", o.turns, "Turns of a conversation; each carries what was said before")
+  app.add_option("--num-turns", o.turns,
+                 "Turns of a conversation; each carries what was said before")
       ->group(asked)
       ->capture_default_str();
   app.add_option("--turn-delay", o.turn_delay, "Seconds between an answer and the next question")
       ->check(CLI::NonNegativeNumber)
       ->group(asked)
       ->capture_default_str();
-  app.add_flag("--ignore-eos", o.ignore_eos, "Answers go on after the model's end: all have full length")
+  app.add_flag("--ignore-eos", o.ignore_eos,
+               "Answers go on after the model's end: all have full length")
       ->group(asked);
   app.add_option("--temperature", o.temperature, "0: the most likely token")
       ->check(CLI::Range(0.0, 100.0))
@@ -222,14 +241,18 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
   app.add_option("--request-rate", o.request_rate, "Requests per second; inf: all at once")
       ->group(when)
       ->default_str("inf");
-  app.add_option("--burstiness", o.burstiness, "Shape of the gamma distribution of gaps; 1: Poisson; less: bursts")
+  app.add_option("--burstiness", o.burstiness,
+                 "Shape of the gamma distribution of gaps; 1: Poisson; less: bursts")
       ->group(when)
       ->capture_default_str();
-  app.add_option("--arrival", o.arrival, "poisson (with --burstiness), constant, or burst (of --burst-size)")
+  app.add_option("--arrival", o.arrival,
+                 "poisson (with --burstiness), constant, or burst (of --burst-size)")
       ->check(CLI::IsMember({"poisson", "constant", "burst"}))
       ->group(when)
       ->capture_default_str();
-  app.add_option("--burst-size", o.burst_size, "Requests at once")->group(when)->capture_default_str();
+  app.add_option("--burst-size", o.burst_size, "Requests at once")
+      ->group(when)
+      ->capture_default_str();
   app.add_option("--trace-speedup", o.trace_speedup, "The trace's clock runs so much faster")
       ->group(when)
       ->capture_default_str();
@@ -245,13 +268,19 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
       ->check(CLI::Range(0, 100000))
       ->group(when)
       ->capture_default_str();
-  app.add_option("--request-rates", o.request_rates, "1,2,4: a run for each")->delimiter(',')->group(when);
-  app.add_option("--concurrencies", o.concurrencies, "1,2,4: a run for each")->delimiter(',')->group(when);
+  app.add_option("--request-rates", o.request_rates, "1,2,4: a run for each")
+      ->delimiter(',')
+      ->group(when);
+  app.add_option("--concurrencies", o.concurrencies, "1,2,4: a run for each")
+      ->delimiter(',')
+      ->group(when);
   const std::string faults = "Faults";
-  app.add_option("--cancel-fraction", o.cancel_fraction, "Share of requests that are cancelled on the way")
+  app.add_option("--cancel-fraction", o.cancel_fraction,
+                 "Share of requests that are cancelled on the way")
       ->group(faults)
       ->capture_default_str();
-  app.add_option("--deadline-ms", o.deadline_ms, "Deadline of every request: 500, or 50:5000 for any between")
+  app.add_option("--deadline-ms", o.deadline_ms,
+                 "Deadline of every request: 500, or 50:5000 for any between")
       ->group(faults);
   const std::string said = "Result";
   app.add_option("--percentile-metrics", o.percentile_metrics, "Of ttft,tpot,itl,e2el")
@@ -260,7 +289,8 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
   app.add_option("--metric-percentiles", o.metric_percentiles, "Percentiles of each")
       ->group(said)
       ->capture_default_str();
-  app.add_option("--goodput", o.goodput, "ttft:200 tpot:50 e2el:5000: count requests within these milliseconds")
+  app.add_option("--goodput", o.goodput,
+                 "ttft:200 tpot:50 e2el:5000: count requests within these milliseconds")
       ->expected(1, 3)
       ->group(said);
   app.add_flag("--save-result", o.save_result, "Write the figures as JSON")->group(said);
@@ -274,8 +304,9 @@ void add_bench_serve_flags(CLI::App& app, BenchServeOptions& o) {
 
 void add_bench_flags(CLI::App& app, BenchOptions& options) {
   app.require_subcommand(1);
-  add_bench_serve_flags(*app.add_subcommand("serve", "Load a running server and measure latency and throughput"),
-                        options.serve);
+  add_bench_serve_flags(
+      *app.add_subcommand("serve", "Load a running server and measure latency and throughput"),
+      options.serve);
 }
 
 int run_bench(const CLI::App& app, const BenchOptions& options) {

@@ -58,11 +58,11 @@ Values values_of(const PlannedTensor& tensor, const ModelConfig& config) {
     // Norms near 1; biases small enough not to decide anything by themselves.
     return tensor.name.ends_with("norm.weight") ? Values{1, 0.1f} : Values{0, 0.02f};
   }
-  // Rows of length 1 in the mean square: products keep the size of what they multiply, and the logits of a
-  // router have a deviation of 1, which spreads tokens over the experts.
+  // Rows of length 1 in the mean square: products keep the size of what they multiply, and the
+  // logits of a router have a deviation of 1, which spreads tokens over the experts.
   const float plain = std::sqrt(3.0f / static_cast<float>(tensor.k));
-  // An embedding that is no head has elements of order 1: after the first layers the residual still tells one
-  // token from another.
+  // An embedding that is no head has elements of order 1: after the first layers the residual still
+  // tells one token from another.
   const bool embedding = tensor.name.ends_with("embed_tokens.weight");
   return {0, embedding && !config.tie_word_embeddings ? std::sqrt(3.0f) : plain};
 }
@@ -87,7 +87,8 @@ class DummyWeight : public StoredWeight {
           for (int64_t c = cols.begin; c < cols.end; ++c) put(numbers, value(lanes, first + c));
           break;
         case DType::kBF16:
-          for (int64_t c = cols.begin; c < cols.end; ++c) put(numbers, to_bf16(value(lanes, first + c)));
+          for (int64_t c = cols.begin; c < cols.end; ++c)
+            put(numbers, to_bf16(value(lanes, first + c)));
           break;
         case DType::kF8E4M3:
           // Magnitudes from 1/8 to below 2: sign, exponent 4 to 7 and mantissa at random.
@@ -107,8 +108,7 @@ class DummyWeight : public StoredWeight {
             put(numbers, static_cast<uint8_t>(low | high << 4));
           }
           break;
-        default:
-          SHOAL_CHECK(false, "{} as {}", where_, dtype_name(form_.dtype));
+        default: SHOAL_CHECK(false, "{} as {}", where_, dtype_name(form_.dtype));
       }
     }
     if (has_scales(form_.dtype)) read_scales(rows, cols, scale, min);
@@ -124,8 +124,8 @@ class DummyWeight : public StoredWeight {
     return values_.center + values_.amplitude * lanes.uniform(index);
   }
 
-  // The codes' deviation times the scale is the deviation that a plain matrix has; no two blocks are alike, so
-  // that one read in the place of another is seen.
+  // The codes' deviation times the scale is the deviation that a plain matrix has; no two blocks
+  // are alike, so that one read in the place of another is seen.
   void read_scales(Range rows, Range cols, float* scale, float* min) const {
     constexpr float kFp8Deviation = 0.844f, kI8Deviation = 73.6f, kI4Deviation = 4.61f;
     const float codes = form_.dtype == DType::kF8E4M3 ? kFp8Deviation
@@ -183,8 +183,8 @@ class DummyCheckpoint : public Checkpoint {
     if (quantization != "none") {
       scheme_ = parse_scheme("--quantization", quantization);
       if (!config_.quantization.schemes.empty()) {
-        throw_invalid("--quantization {}: {} says {} already; leave out the flag", quantization, path,
-                      describe(config_.quantization));
+        throw_invalid("--quantization {}: {} says {} already; leave out the flag", quantization,
+                      path, describe(config_.quantization));
       }
     }
     for (PlannedTensor& tensor : tensor_plan(config_)) {
@@ -199,7 +199,8 @@ class DummyCheckpoint : public Checkpoint {
     for (const auto& [name, tensor] : tensors_) names.push_back(name);
     return names;
   }
-  std::unique_ptr<StoredWeight> matrix(const std::string& name, int64_t n, int64_t k) const override {
+  std::unique_ptr<StoredWeight> matrix(const std::string& name, int64_t n,
+                                       int64_t k) const override {
     return weight(require(name + ".weight", n, k));
   }
   std::unique_ptr<StoredWeight> vector(const std::string& name, int64_t n) const override {
@@ -209,11 +210,12 @@ class DummyCheckpoint : public Checkpoint {
     std::vector<FileTensor> tensors;
     for (const auto& [name, t] : tensors_) {
       const WeightForm form = form_of(t);
-      tensors.push_back({.name = name,
-                         .type = std::string(dtype_name(form.dtype)),
-                         .shape = t.k == 0 ? std::vector<int64_t>{t.n} : std::vector<int64_t>{t.n, t.k},
-                         .bytes = bytes_of(t),
-                         .file = "config.json"});  // all that there is
+      tensors.push_back(
+          {.name = name,
+           .type = std::string(dtype_name(form.dtype)),
+           .shape = t.k == 0 ? std::vector<int64_t>{t.n} : std::vector<int64_t>{t.n, t.k},
+           .bytes = bytes_of(t),
+           .file = "config.json"});  // all that there is
     }
     return tensors;
   }
@@ -243,13 +245,14 @@ class DummyCheckpoint : public Checkpoint {
     constexpr size_t kSuffix = std::string_view(".weight").size();
     if (!is_quantizable(tensor.name.substr(0, tensor.name.size() - kSuffix))) return plain;
     const std::optional<WeightForm> form =
-        scheme_ ? scheme_->form(tensor.k) : configured_form(config_.quantization, tensor.n, tensor.k);
+        scheme_ ? scheme_->form(tensor.k)
+                : configured_form(config_.quantization, tensor.n, tensor.k);
     return form.value_or(plain);
   }
   std::unique_ptr<StoredWeight> weight(const PlannedTensor& t) const {
-    return std::make_unique<DummyWeight>(path_ + ": made up tensor " + in_quotes(t.name),
-                                         random_bits(hash_name(t.name), 0), t.n, std::max<int64_t>(t.k, 1),
-                                         form_of(t), values_of(t, config_));
+    return std::make_unique<DummyWeight>(
+        path_ + ": made up tensor " + in_quotes(t.name), random_bits(hash_name(t.name), 0), t.n,
+        std::max<int64_t>(t.k, 1), form_of(t), values_of(t, config_));
   }
   uint64_t bytes_of(const PlannedTensor& t) const {
     return form_of(t).bytes({0, t.n}, {0, std::max<int64_t>(t.k, 1)});
@@ -268,7 +271,8 @@ std::unique_ptr<Checkpoint> open_dummy_checkpoint(const std::string& path,
   return std::make_unique<DummyCheckpoint>(path, quantization);
 }
 
-std::unique_ptr<Checkpoint> open_checkpoint_as(const std::string& load_format, const std::string& path,
+std::unique_ptr<Checkpoint> open_checkpoint_as(const std::string& load_format,
+                                               const std::string& path,
                                                const std::string& quantization) {
   if (load_format == "dummy") return open_dummy_checkpoint(path, quantization);
   if (load_format == "auto") return open_checkpoint(path, quantization);

@@ -10,8 +10,8 @@ namespace shoal {
 
 class Arrivals {
  public:
-  // Of --arrival, --request-rate, --burstiness, --burst-size and --seed. A rate of infinity: all at 0.
-  // Throws InvalidInput for values out of range.
+  // Of --arrival, --request-rate, --burstiness, --burst-size and --seed. A rate of infinity: all at
+  // 0. Throws InvalidInput for values out of range.
   explicit Arrivals(const BenchServeOptions& options);
   double next();  // seconds
 

@@ -51,15 +51,17 @@ std::vector<TraceEntry> parse_trace(const std::string& text, const std::string& 
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) throw_invalid("{}: should be a JSON object", where);
     const auto timestamp = json.find("timestamp");
-    if (timestamp == json.end() || !timestamp->is_number() || !std::isfinite(timestamp->get<double>())) {
+    if (timestamp == json.end() || !timestamp->is_number() ||
+        !std::isfinite(timestamp->get<double>())) {
       throw_invalid("{}: \"timestamp\" should be a number of seconds", where);
     }
     trace.push_back({timestamp->get<double>(), tokens_of(json, "input_len", "input_length", where),
                      tokens_of(json, "output_len", "output_length", where)});
   }
   if (trace.empty()) throw_invalid("{}: holds no request", source);
-  std::stable_sort(trace.begin(), trace.end(),
-                   [](const TraceEntry& a, const TraceEntry& b) { return a.timestamp < b.timestamp; });
+  std::stable_sort(trace.begin(), trace.end(), [](const TraceEntry& a, const TraceEntry& b) {
+    return a.timestamp < b.timestamp;
+  });
   const double first = trace.front().timestamp;
   for (TraceEntry& entry : trace) entry.timestamp -= first;
   return trace;
@@ -80,7 +82,8 @@ std::vector<SharedConversation> parse_sharegpt(const std::string& text, const st
     SharedConversation conversation;
     for (size_t i = 0; i + 1 < messages->size(); i += 2) {
       const Json &question = (*messages)[i], &answer = (*messages)[i + 1];
-      if (!is_one_of(question, {"human", "user"}) || !is_one_of(answer, {"gpt", "assistant"})) break;
+      if (!is_one_of(question, {"human", "user"}) || !is_one_of(answer, {"gpt", "assistant"}))
+        break;
       SharedConversation::Exchange exchange{value_of(question), value_of(answer)};
       if (exchange.question.empty() || exchange.answer.empty()) break;
       conversation.exchanges.push_back(std::move(exchange));

@@ -7,8 +7,8 @@
 
 namespace shoal {
 
-// One line of a trace: {"timestamp": seconds, "input_len": tokens, "output_len": tokens}; input_length and
-// output_length are read too. Other fields are ignored.
+// One line of a trace: {"timestamp": seconds, "input_len": tokens, "output_len": tokens};
+// input_length and output_length are read too. Other fields are ignored.
 struct TraceEntry {
   double timestamp = 0;  // from the first line's
   int32_t input_len = 0, output_len = 0;
@@ -24,9 +24,9 @@ struct SharedConversation {
   };
   std::vector<Exchange> exchanges;  // at least one
 };
-// The JSON list of {"conversations": [{"from": "human" | "gpt", "value": text}, ...]} ("user" and "assistant"
-// are read too). What does not begin with a question and an answer is left out. Throws InvalidInput naming
-// the file when nothing is left.
+// The JSON list of {"conversations": [{"from": "human" | "gpt", "value": text}, ...]} ("user" and
+// "assistant" are read too). What does not begin with a question and an answer is left out. Throws
+// InvalidInput naming the file when nothing is left.
 std::vector<SharedConversation> read_sharegpt(const std::string& path);
 std::vector<SharedConversation> parse_sharegpt(const std::string& text, const std::string& source);
 

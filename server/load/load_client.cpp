@@ -19,7 +19,8 @@ double seconds_between(LoadTime begin, LoadTime end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-// New tokens in a message. Chat says how many only at the end: a message with text counts as one until then.
+// New tokens in a message. Chat says how many only at the end: a message with text counts as one
+// until then.
 int32_t new_tokens(const v1::CompleteResponse& response) {
   int32_t count = 0;
   for (const auto& output : response.outputs()) count += output.token_ids_size();
@@ -64,8 +65,9 @@ class LoadStream : public grpc::ClientReadReactor<Response> {
         on_done_(std::move(on_done)) {
     authorize(address, &context_);
     if (call.deadline_seconds > 0) {
-      context_.set_deadline(std::chrono::system_clock::now() +
-                            std::chrono::microseconds(static_cast<int64_t>(call.deadline_seconds * 1e6)));
+      context_.set_deadline(
+          std::chrono::system_clock::now() +
+          std::chrono::microseconds(static_cast<int64_t>(call.deadline_seconds * 1e6)));
     }
     fill(call, &request_);
     v1::SamplingParams* sampling = request_.mutable_sampling();
@@ -148,7 +150,8 @@ struct LoadClient::Wire {
   // One of the calls that only ask.
   template <typename Request, typename Response>
   grpc::Status ask(const ServerAddress& address,
-                   grpc::Status (v1::Inference::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                   grpc::Status (v1::Inference::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                               Response*),
                    const Request& request, Response* response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kShortCall);
@@ -187,7 +190,9 @@ LoadServer LoadClient::connect(const std::function<void(const std::string&)>& on
   }
   v1::GetModelResponse model;
   check(wire_->ask(address_, &v1::Inference::Stub::GetModel, v1::GetModelRequest(), &model));
-  return {model.name(), model.context_length(), model.vocab_size(),
+  return {model.name(),
+          model.context_length(),
+          model.vocab_size(),
           {model.eos_token_ids().begin(), model.eos_token_ids().end()}};
 }
 
@@ -195,8 +200,10 @@ std::vector<int32_t> LoadClient::tokenize(const std::string& text) {
   v1::TokenizeRequest request;
   request.set_text(text);
   v1::TokenizeResponse response;
-  const grpc::Status status = wire_->ask(address_, &v1::Inference::Stub::Tokenize, request, &response);
-  if (!status.ok()) throw_invalid("{} does not tokenize: {}", address_.server, status.error_message());
+  const grpc::Status status =
+      wire_->ask(address_, &v1::Inference::Stub::Tokenize, request, &response);
+  if (!status.ok())
+    throw_invalid("{} does not tokenize: {}", address_.server, status.error_message());
   return {response.ids().begin(), response.ids().end()};
 }
 
@@ -207,15 +214,16 @@ std::string LoadClient::detokenize(const std::vector<int32_t>& ids) {
   v1::DetokenizeResponse response;
   const grpc::Status status =
       wire_->ask(address_, &v1::Inference::Stub::Detokenize, request, &response);
-  if (!status.ok()) throw_invalid("{} does not detokenize: {}", address_.server, status.error_message());
+  if (!status.ok())
+    throw_invalid("{} does not detokenize: {}", address_.server, status.error_message());
   return response.text();
 }
 
 void LoadClient::start(const LoadCall& call, OnTokens on_tokens, OnDone on_done) {
   v1::Inference::Stub* stub = wire_->stubs[next_++ % wire_->stubs.size()].get();
   if (chat_) {
-    auto* stream = new LoadStream<v1::ChatRequest, v1::ChatResponse>(call, address_, std::move(on_tokens),
-                                                                     std::move(on_done));
+    auto* stream = new LoadStream<v1::ChatRequest, v1::ChatResponse>(
+        call, address_, std::move(on_tokens), std::move(on_done));
     stream->begin([stub](auto... args) { stub->async()->Chat(args...); });
   } else {
     auto* stream = new LoadStream<v1::CompleteRequest, v1::CompleteResponse>(
@@ -225,12 +233,23 @@ void LoadClient::start(const LoadCall& call, OnTokens on_tokens, OnDone on_done)
 }
 
 std::string status_name(int code) {
-  static constexpr const char* kNames[] = {
-      "OK",                 "CANCELLED",           "UNKNOWN",       "INVALID_ARGUMENT",
-      "DEADLINE_EXCEEDED",  "NOT_FOUND",           "ALREADY_EXISTS", "PERMISSION_DENIED",
-      "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",       "OUT_OF_RANGE",
-      "UNIMPLEMENTED",      "INTERNAL",            "UNAVAILABLE",   "DATA_LOSS",
-      "UNAUTHENTICATED"};
+  static constexpr const char* kNames[] = {"OK",
+                                           "CANCELLED",
+                                           "UNKNOWN",
+                                           "INVALID_ARGUMENT",
+                                           "DEADLINE_EXCEEDED",
+                                           "NOT_FOUND",
+                                           "ALREADY_EXISTS",
+                                           "PERMISSION_DENIED",
+                                           "RESOURCE_EXHAUSTED",
+                                           "FAILED_PRECONDITION",
+                                           "ABORTED",
+                                           "OUT_OF_RANGE",
+                                           "UNIMPLEMENTED",
+                                           "INTERNAL",
+                                           "UNAVAILABLE",
+                                           "DATA_LOSS",
+                                           "UNAUTHENTICATED"};
   const auto index = static_cast<size_t>(code);
   return index < std::size(kNames) ? kNames[index] : fmt::format("status {}", code);
 }

@@ -1,5 +1,6 @@
-// LoadClient: many streams at once from one process, over gRPC's callback API: no thread waits for any of
-// them. Knows how to send one request and to time what comes; when to send which is LoadRun's business.
+// LoadClient: many streams at once from one process, over gRPC's callback API: no thread waits for
+// any of them. Knows how to send one request and to time what comes; when to send which is
+// LoadRun's business.
 #pragma once
 
 #include <atomic>
@@ -56,14 +57,14 @@ class LoadClient {
   // REQUIRES: no call is under way.
   ~LoadClient();
 
-  // Waits while the server loads its model, telling `on_wait` how far it is. Throws InvalidInput when no
-  // server answers or it cannot become ready.
+  // Waits while the server loads its model, telling `on_wait` how far it is. Throws InvalidInput
+  // when no server answers or it cannot become ready.
   LoadServer connect(const std::function<void(const std::string&)>& on_wait);
   std::vector<int32_t> tokenize(const std::string& text);
   std::string detokenize(const std::vector<int32_t>& ids);
 
-  // From any thread. `on_tokens`: so many came; `on_done`: the last word; both on gRPC's threads, one after
-  // the other for a call.
+  // From any thread. `on_tokens`: so many came; `on_done`: the last word; both on gRPC's threads,
+  // one after the other for a call.
   using OnTokens = std::function<void(LoadTime, int32_t)>;
   using OnDone = std::function<void(LoadAnswer)>;
   void start(const LoadCall& call, OnTokens on_tokens, OnDone on_done);

@@ -49,7 +49,8 @@ double parse_positive(const std::string& flag, const std::string& whole, const s
   return value;
 }
 
-// Of one request, in seconds. An answer of one token has no time per output token: 0, which meets any limit.
+// Of one request, in seconds. An answer of one token has no time per output token: 0, which meets
+// any limit.
 double tpot_of(const LoadAnswer& a) {
   return a.output_tokens > 1 ? (a.latency - a.ttft) / (a.output_tokens - 1) : 0;
 }
@@ -99,7 +100,8 @@ void add_details(const LoadRecord& record, Json* json) {
 
 }  // namespace
 
-LatencyFigures latency_figures(std::vector<double> seconds, const std::vector<double>& percentiles) {
+LatencyFigures latency_figures(std::vector<double> seconds,
+                               const std::vector<double>& percentiles) {
   LatencyFigures figures;
   std::sort(seconds.begin(), seconds.end());
   const auto at = [&](double percentile) {
@@ -107,16 +109,19 @@ LatencyFigures latency_figures(std::vector<double> seconds, const std::vector<do
     const double place = percentile / 100 * static_cast<double>(seconds.size() - 1);
     const auto below = static_cast<size_t>(place);
     const size_t above = std::min(below + 1, seconds.size() - 1);
-    return 1000 * (seconds[below] + (seconds[above] - seconds[below]) * (place - static_cast<double>(below)));
+    return 1000 * (seconds[below] +
+                   (seconds[above] - seconds[below]) * (place - static_cast<double>(below)));
   };
   for (const double value : seconds) figures.mean += value;
   if (!seconds.empty()) figures.mean /= static_cast<double>(seconds.size());
   double squares = 0;
   for (const double value : seconds) squares += (value - figures.mean) * (value - figures.mean);
-  if (!seconds.empty()) figures.deviation = 1000 * std::sqrt(squares / static_cast<double>(seconds.size()));
+  if (!seconds.empty())
+    figures.deviation = 1000 * std::sqrt(squares / static_cast<double>(seconds.size()));
   figures.mean *= 1000;
   figures.median = at(50);
-  for (const double percentile : percentiles) figures.percentiles.emplace_back(percentile, at(percentile));
+  for (const double percentile : percentiles)
+    figures.percentiles.emplace_back(percentile, at(percentile));
   return figures;
 }
 
@@ -127,7 +132,8 @@ ReportOptions report_options(const BenchServeOptions& o) {
   }
   for (const std::string& text : split(o.metric_percentiles)) {
     const double value = parse_positive("--metric-percentiles", o.metric_percentiles, text);
-    if (value > 100) throw_invalid("--metric-percentiles {}: {} is above 100", o.metric_percentiles, text);
+    if (value > 100)
+      throw_invalid("--metric-percentiles {}: {} is above 100", o.metric_percentiles, text);
     report.percentiles.push_back(value);
   }
   for (const std::string& pair : o.goodput) {
@@ -152,7 +158,8 @@ LoadResult make_result(const LoadRecord& record, const ReportOptions& report) {
     lag.push_back(outcome.lag);
     if (a.code != 0) {
       ++(a.cancelled ? r.cancelled : r.failed);
-      if (!a.cancelled && r.first_error.empty()) r.first_error = status_name(a.code) + ": " + a.error;
+      if (!a.cancelled && r.first_error.empty())
+        r.first_error = status_name(a.code) + ": " + a.error;
       continue;
     }
     ++r.completed;
@@ -173,11 +180,14 @@ LoadResult make_result(const LoadRecord& record, const ReportOptions& report) {
   r.output_throughput = static_cast<double>(r.output_tokens) / seconds;
   r.total_throughput = static_cast<double>(r.input_tokens + r.output_tokens) / seconds;
   for (const LoadSecond& second : record.seconds) {
-    r.peak_output_throughput = std::max(r.peak_output_throughput, static_cast<double>(second.tokens));
+    r.peak_output_throughput =
+        std::max(r.peak_output_throughput, static_cast<double>(second.tokens));
   }
   r.peak_concurrency = record.peak_concurrency;
-  if (messages > 0) r.tokens_per_message = static_cast<double>(r.output_tokens) / static_cast<double>(messages);
-  if (all_tokens > 0) r.client_cpu_us_per_token = record.cpu_seconds * 1e6 / static_cast<double>(all_tokens);
+  if (messages > 0)
+    r.tokens_per_message = static_cast<double>(r.output_tokens) / static_cast<double>(messages);
+  if (all_tokens > 0)
+    r.client_cpu_us_per_token = record.cpu_seconds * 1e6 / static_cast<double>(all_tokens);
   const std::map<std::string, std::vector<double>*> values = {
       {"ttft", &ttft}, {"tpot", &tpot}, {"itl", &itl}, {"e2el", &e2el}};
   for (const std::string& name : report.metrics) {
@@ -192,7 +202,8 @@ std::string result_table(const LoadResult& r, const BenchServeOptions& o) {
   table += line("Successful requests:", r.completed);
   table += line("Failed requests:", r.failed);
   if (r.cancelled > 0) table += line("Cancelled requests:", r.cancelled);
-  if (o.max_concurrency > 0) table += line("Maximum request concurrency:", int64_t{o.max_concurrency});
+  if (o.max_concurrency > 0)
+    table += line("Maximum request concurrency:", int64_t{o.max_concurrency});
   if (!std::isinf(o.request_rate)) table += line("Request rate configured (RPS):", o.request_rate);
   table += line("Benchmark duration (s):", r.duration);
   table += line("Total input tokens:", r.input_tokens);
@@ -209,7 +220,8 @@ std::string result_table(const LoadResult& r, const BenchServeOptions& o) {
     table += line(fmt::format("Mean {} (ms):", metric.short_name), figures.mean);
     table += line(fmt::format("Median {} (ms):", metric.short_name), figures.median);
     for (const auto& [percentile, value] : figures.percentiles) {
-      table += line(fmt::format("P{} {} (ms):", percentile_name(percentile), metric.short_name), value);
+      table +=
+          line(fmt::format("P{} {} (ms):", percentile_name(percentile), metric.short_name), value);
     }
   }
   return table + std::string(50, '=') + "\n";
@@ -251,8 +263,12 @@ Json result_json(const LoadResult& r, const LoadRecord& record, const BenchServe
   Json series = Json::array();
   for (size_t i = 0; i < record.seconds.size(); ++i) {
     const LoadSecond& s = record.seconds[i];
-    series.push_back({{"second", i}, {"sent", s.sent}, {"completed", s.completed}, {"failed", s.failed},
-                      {"output_tokens", s.tokens}, {"concurrency", s.concurrency}});
+    series.push_back({{"second", i},
+                      {"sent", s.sent},
+                      {"completed", s.completed},
+                      {"failed", s.failed},
+                      {"output_tokens", s.tokens},
+                      {"concurrency", s.concurrency}});
   }
   json["series"] = std::move(series);
   if (o.save_detailed) add_details(record, &json);
@@ -260,16 +276,18 @@ Json result_json(const LoadResult& r, const LoadRecord& record, const BenchServe
 }
 
 std::string result_path(const BenchServeOptions& o, const std::string& model, bool one_of_many) {
-  std::string point = std::isinf(o.request_rate) ? "infqps" : fmt::format("{:g}qps", o.request_rate);
+  std::string point =
+      std::isinf(o.request_rate) ? "infqps" : fmt::format("{:g}qps", o.request_rate);
   if (o.max_concurrency > 0) point += fmt::format("-concurrency{}", o.max_concurrency);
   std::filesystem::path name;
   if (o.result_filename.empty()) {
     const std::string base = model.substr(model.find_last_of('/') + 1);
-    name = fmt::format("{}-{}-{}-{:%Y%m%d-%H%M%S}.json", o.label.empty() ? o.backend : o.label, point, base,
-                       fmt::localtime(std::time(nullptr)));
+    name = fmt::format("{}-{}-{}-{:%Y%m%d-%H%M%S}.json", o.label.empty() ? o.backend : o.label,
+                       point, base, fmt::localtime(std::time(nullptr)));
   } else {
     name = o.result_filename;
-    if (one_of_many) name.replace_filename(name.stem().string() + "-" + point + name.extension().string());
+    if (one_of_many)
+      name.replace_filename(name.stem().string() + "-" + point + name.extension().string());
   }
   return (std::filesystem::path(o.result_dir) / name).string();
 }

@@ -24,7 +24,9 @@ Duration from_seconds(double seconds) {
 double cpu_seconds() {
   rusage use{};
   getrusage(RUSAGE_SELF, &use);
-  const auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + t.tv_usec * 1e-6; };
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + t.tv_usec * 1e-6;
+  };
   return seconds(use.ru_utime) + seconds(use.ru_stime);
 }
 
@@ -49,13 +51,15 @@ void LoadRun::warm_up(int count) {
       ++sent;
       ++running;
       lock.unlock();
-      client_.start(next_call(&conversation), [](LoadTime, int32_t) {}, [&](LoadAnswer answer) {
-        std::lock_guard guard(mutex_);
-        if (answer.code != 0) error = status_name(answer.code) + ": " + answer.error;
-        --running;
-        ++done;
-        changed_.notify_all();
-      });
+      client_.start(
+          next_call(&conversation), [](LoadTime, int32_t) {},
+          [&](LoadAnswer answer) {
+            std::lock_guard guard(mutex_);
+            if (answer.code != 0) error = status_name(answer.code) + ": " + answer.error;
+            --running;
+            ++done;
+            changed_.notify_all();
+          });
       lock.lock();
     }
     changed_.wait(lock, [&] { return done == count || (sent < count && running < at_once); });
@@ -141,12 +145,14 @@ LoadSecond& LoadRun::second(double at) {
   return record_.seconds[index];
 }
 
-LoadRecord LoadRun::run(const std::function<void(int64_t)>& progress, const std::atomic<bool>& stop) {
+LoadRecord LoadRun::run(const std::function<void(int64_t)>& progress,
+                        const std::atomic<bool>& stop) {
   record_ = {};
   for (auto& count : tokens_) count.store(0, std::memory_order_relaxed);
   const double cpu = cpu_seconds();
   begin_ = slot_free_ = steady_clock::now();
-  const LoadTime until = options_.duration > 0 ? begin_ + from_seconds(options_.duration) : LoadTime::max();
+  const LoadTime until =
+      options_.duration > 0 ? begin_ + from_seconds(options_.duration) : LoadTime::max();
   LoadTime next_tick = begin_;
   std::optional<LoadSession> upcoming = workload_.next();
   bool sending = true;
@@ -197,7 +203,8 @@ LoadRecord LoadRun::run(const std::function<void(int64_t)>& progress, const std:
     }
   }
   double last = 0;
-  for (const LoadOutcome& outcome : record_.outcomes) last = std::max(last, outcome.start + outcome.answer.ended);
+  for (const LoadOutcome& outcome : record_.outcomes)
+    last = std::max(last, outcome.start + outcome.answer.ended);
   record_.duration = last;
   record_.cpu_seconds = cpu_seconds() - cpu;
   record_.interrupted = stop;

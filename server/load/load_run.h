@@ -19,10 +19,10 @@ namespace shoal {
 
 // What one request became.
 struct LoadOutcome {
-  LoadAnswer answer;      // without ids and text
-  double start = 0;       // seconds from the start of the run
-  double lag = 0;         // seconds that it was sent later than due, though nothing held it back
-  double queued = 0;      // seconds that it waited for --max-concurrency
+  LoadAnswer answer;  // without ids and text
+  double start = 0;   // seconds from the start of the run
+  double lag = 0;     // seconds that it was sent later than due, though nothing held it back
+  double queued = 0;  // seconds that it waited for --max-concurrency
   int32_t asked_tokens = 0;
   bool had_deadline = false;
 };
@@ -36,22 +36,23 @@ struct LoadSecond {
 struct LoadRecord {
   std::vector<LoadOutcome> outcomes;  // in the order of their ends
   std::vector<LoadSecond> seconds;
-  double duration = 0;      // from the first request until the last answer
-  double cpu_seconds = 0;   // of this process
+  double duration = 0;     // from the first request until the last answer
+  double cpu_seconds = 0;  // of this process
   int32_t peak_concurrency = 0;
   bool interrupted = false;
 };
 
 class LoadRun {
  public:
-  // `client` and `workload` must outlive it. `detokenize`: for Chat, where prompts are text; else empty.
+  // `client` and `workload` must outlive it. `detokenize`: for Chat, where prompts are text; else
+  // empty.
   LoadRun(const BenchServeOptions& options, LoadClient& client, Workload& workload,
           std::function<std::string(const std::vector<int32_t>&)> detokenize);
 
   // Warm-up requests, whose outcome is not kept; throws InvalidInput when one fails.
   void warm_up(int count);
-  // Blocks until every answer is there. `progress` (may be empty) is called some ten times a second with
-  // requests done so far. `stop` true: nothing more is sent; what runs is waited for.
+  // Blocks until every answer is there. `progress` (may be empty) is called some ten times a second
+  // with requests done so far. `stop` true: nothing more is sent; what runs is waited for.
   LoadRecord run(const std::function<void(int64_t done)>& progress, const std::atomic<bool>& stop);
 
  private:
@@ -63,7 +64,8 @@ class LoadRun {
     LoadTime due{};
   };
   struct Later {
-    bool operator()(const std::shared_ptr<Conversation>& a, const std::shared_ptr<Conversation>& b) const {
+    bool operator()(const std::shared_ptr<Conversation>& a,
+                    const std::shared_ptr<Conversation>& b) const {
       return a->due > b->due;
     }
   };
@@ -85,7 +87,9 @@ class LoadRun {
   // Of the thread in run().
   LoadTime begin_{}, slot_free_{};
   LoadRecord record_;
-  std::priority_queue<std::shared_ptr<Conversation>, std::vector<std::shared_ptr<Conversation>>, Later> due_;
+  std::priority_queue<std::shared_ptr<Conversation>, std::vector<std::shared_ptr<Conversation>>,
+                      Later>
+      due_;
   int32_t running_ = 0;
   uint64_t sent_ = 0;
 

@@ -28,7 +28,8 @@ void check(const BenchServeOptions& o) {
   if (!(o.range_ratio >= 0 && o.range_ratio < 1)) {
     throw_invalid("--random-range-ratio {}: from 0 to less than 1", o.range_ratio);
   }
-  if (!(o.sigma > 0 && o.sigma <= 10)) throw_invalid("--lognormal-sigma {}: more than 0, at most 10", o.sigma);
+  if (!(o.sigma > 0 && o.sigma <= 10))
+    throw_invalid("--lognormal-sigma {}: more than 0, at most 10", o.sigma);
   if (o.prefix_len < 0) throw_invalid("--random-prefix-len {}: 0 or more", o.prefix_len);
   if (o.num_prefixes < 1) throw_invalid("--random-num-prefixes {}: at least 1", o.num_prefixes);
   if (o.turns < 1) throw_invalid("--num-turns {}: at least 1", o.turns);
@@ -40,7 +41,8 @@ void check(const BenchServeOptions& o) {
   if (!file && o.dataset != "random" && o.dataset != "lognormal") {
     throw_invalid("--dataset-name {}: use random, lognormal, sharegpt or trace", o.dataset);
   }
-  if (file && o.dataset_path.empty()) throw_invalid("--dataset-name {}: give its --dataset-path", o.dataset);
+  if (file && o.dataset_path.empty())
+    throw_invalid("--dataset-name {}: give its --dataset-path", o.dataset);
 }
 
 }  // namespace
@@ -60,11 +62,14 @@ Workload::Workload(const BenchServeOptions& options, Model model)
     : options_(options), model_(std::move(model)), arrivals_(options), random_(options.seed) {
   check(options_);
   if (model_.vocab_size < 1 || model_.context_length < 2) {
-    throw_invalid("the server has a context of {} tokens and a vocabulary of {}: nothing to ask there",
-                  model_.context_length, model_.vocab_size);
+    throw_invalid(
+        "the server has a context of {} tokens and a vocabulary of {}: nothing to ask there",
+        model_.context_length, model_.vocab_size);
   }
   deadline_ = parse_deadline(options_.deadline_ms);
-  limit_ = options_.num_prompts > 0 ? options_.num_prompts : options_.duration > 0 ? -1 : kDefaultPrompts;
+  limit_ = options_.num_prompts > 0 ? options_.num_prompts
+           : options_.duration > 0  ? -1
+                                    : kDefaultPrompts;
   if (options_.dataset == "trace") {
     trace_ = read_trace(options_.dataset_path);
     const auto lines = static_cast<int64_t>(trace_.size()) * options_.turns;
@@ -72,14 +77,16 @@ Workload::Workload(const BenchServeOptions& options, Model model)
   } else if (options_.dataset == "sharegpt") {
     std::vector<SharedConversation> all = read_sharegpt(options_.dataset_path);
     std::shuffle(all.begin(), all.end(), random_);
-    const size_t wanted = limit_ < 0 ? kMaxConversations : std::min<size_t>(kMaxConversations, limit_);
+    const size_t wanted =
+        limit_ < 0 ? kMaxConversations : std::min<size_t>(kMaxConversations, limit_);
     for (size_t i = 0; i < std::min(all.size(), wanted); ++i) {
       std::vector<LoadTurn> turns;
       for (const auto& exchange : all[i].exchanges) {
         if (static_cast<int>(turns.size()) == options_.turns) break;
         LoadTurn turn;
         turn.prompt = model_.tokenize(exchange.question);
-        turn.output_len = std::max(static_cast<int32_t>(model_.tokenize(exchange.answer).size()), 1);
+        turn.output_len =
+            std::max(static_cast<int32_t>(model_.tokenize(exchange.answer).size()), 1);
         turns.push_back(std::move(turn));
       }
       shared_.push_back(std::move(turns));
@@ -153,7 +160,8 @@ int32_t Workload::draw_length(std::mt19937_64& random, int32_t length) const {
     const double mu = std::log(length) - options_.sigma * options_.sigma / 2;
     drawn = std::lognormal_distribution<double>(mu, options_.sigma)(random);
   } else if (options_.range_ratio > 0) {
-    const double low = length * (1 - options_.range_ratio), high = length * (1 + options_.range_ratio);
+    const double low = length * (1 - options_.range_ratio),
+                 high = length * (1 + options_.range_ratio);
     drawn = static_cast<double>(std::uniform_int_distribution<int64_t>(
         static_cast<int64_t>(std::floor(low)), static_cast<int64_t>(std::ceil(high)))(random));
   }
@@ -181,8 +189,8 @@ void Workload::add_faults(std::mt19937_64& random, LoadTurn* turn) const {
   turn->deadline_seconds = deadline_.first + draw(random) * (deadline_.second - deadline_.first);
 }
 
-// A request that the context cannot hold would only be refused: first the answer is cut, then the question.
-// Turns that the context has no room for are left out.
+// A request that the context cannot hold would only be refused: first the answer is cut, then the
+// question. Turns that the context has no room for are left out.
 void Workload::fit(LoadSession* session) const {
   int64_t used = 0;
   const int64_t context = model_.context_length;
@@ -194,8 +202,8 @@ void Workload::fit(LoadSession* session) const {
       return;
     }
     if (static_cast<int64_t>(turn.prompt.size()) > left - 1) turn.prompt.resize(left - 1);
-    turn.output_len =
-        static_cast<int32_t>(std::min<int64_t>(turn.output_len, left - static_cast<int64_t>(turn.prompt.size())));
+    turn.output_len = static_cast<int32_t>(
+        std::min<int64_t>(turn.output_len, left - static_cast<int64_t>(turn.prompt.size())));
     used += static_cast<int64_t>(turn.prompt.size()) + turn.output_len;
   }
 }

@@ -1,6 +1,6 @@
-// Workload: the conversations of a run, one after the other: when each begins, what it asks, how long the
-// answers are, and which of its requests are cancelled or given a deadline. The same seed gives the same ones.
-// Not thread-safe.
+// Workload: the conversations of a run, one after the other: when each begins, what it asks, how
+// long the answers are, and which of its requests are cancelled or given a deadline. The same seed
+// gives the same ones. Not thread-safe.
 #pragma once
 
 #include <functional>
@@ -17,10 +17,10 @@
 namespace shoal {
 
 struct LoadTurn {
-  std::vector<int32_t> prompt;     // without what came before
+  std::vector<int32_t> prompt;  // without what came before
   int32_t output_len = 0;
-  int32_t cancel_after = -1;       // tokens; 0: at once; -1: never
-  double deadline_seconds = 0;     // 0: none
+  int32_t cancel_after = -1;    // tokens; 0: at once; -1: never
+  double deadline_seconds = 0;  // 0: none
 };
 
 struct LoadSession {

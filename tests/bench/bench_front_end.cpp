@@ -1,11 +1,11 @@
-// shoal_bench_front_end: what the front end itself costs for each token that it streams: CPU time of the
-// process that `shoal serve` is (gRPC, admission, text, the conversation with rank 0), over ranks without a
-// model that give every stream a token each step. The load comes from another process, whose own cost is
-// shown beside it; the ranks are a third.
+// shoal_bench_front_end: what the front end itself costs for each token that it streams: CPU time
+// of the process that `shoal serve` is (gRPC, admission, text, the conversation with rank 0), over
+// ranks without a model that give every stream a token each step. The load comes from another
+// process, whose own cost is shown beside it; the ranks are a third.
 //   shoal_bench_front_end --streams 1,10,100,500 --json front_end.json
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,8 +34,8 @@ using std::chrono::steady_clock;
 constexpr int32_t kVocab = 40;  // ids of single characters
 constexpr int32_t kContext = 4096, kMaxStreams = 1024, kPage = 64;
 
-// Chooses tokens, in steps of a given time: faster ones would give a stream several tokens a message, which
-// costs less a token than what is measured here.
+// Chooses tokens, in steps of a given time: faster ones would give a stream several tokens a
+// message, which costs less a token than what is measured here.
 class PacedModel : public FakeModel {
  public:
   PacedModel(const SchedulerConfig& config, std::chrono::microseconds step)
@@ -79,7 +79,9 @@ int run_rank(std::chrono::microseconds step, const std::string& socket) {
     service.emit(std::move(events), self->stats());
   });
   self = &engine;
-  service.serve(engine, {.max_model_len = kContext, .kv_tokens = kMaxStreams * 16 * kPage, .ranks = {"none"}});
+  service.serve(
+      engine,
+      {.max_model_len = kContext, .kv_tokens = kMaxStreams * 16 * kPage, .ranks = {"none"}});
   engine.run();
   service.release();
   return 0;
@@ -92,14 +94,16 @@ int run_server(std::chrono::microseconds step) {
   char self[4096];
   const ssize_t length = readlink("/proc/self/exe", self, sizeof self);
   SHOAL_CHECK(length > 0);
-  options.command = {std::string(self, static_cast<size_t>(length)), "rank", std::to_string(step.count())};
+  options.command = {std::string(self, static_cast<size_t>(length)), "rank",
+                     std::to_string(step.count())};
   EngineSupervisor engine(options);
   FrontEnd front_end(test_model(), test_tokenizer(), test_template(), engine,
-                    AdmissionOptions{.max_sequences = kMaxStreams});
+                     AdmissionOptions{.max_sequences = kMaxStreams});
   GrpcServerOptions listen;
   listen.max_streams = 2 * kMaxStreams;
   GrpcServer server(listen, front_end);
-  while (engine.status().state != EngineState::kReady) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  while (engine.status().state != EngineState::kReady)
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   server.set_serving(true);
   fmt::print("{}\n", server.address());
   std::fflush(stdout);
@@ -185,10 +189,18 @@ int run(int argc, char** argv) {
   int step_us = 20000, tokens = 256, requests = 1;
   bool wait = false;
   std::string json_path;
-  app.add_option("--streams", streams, "so many at once")->delimiter(',')->check(CLI::Range(1, kMaxStreams));
-  app.add_option("--step-us", step_us, "a step of the ranks")->check(CLI::Range(0, 1000000))->capture_default_str();
-  app.add_option("--tokens", tokens, "of an answer")->check(CLI::Range(1, kContext - 64))->capture_default_str();
-  app.add_option("--requests", requests, "of each stream")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--streams", streams, "so many at once")
+      ->delimiter(',')
+      ->check(CLI::Range(1, kMaxStreams));
+  app.add_option("--step-us", step_us, "a step of the ranks")
+      ->check(CLI::Range(0, 1000000))
+      ->capture_default_str();
+  app.add_option("--tokens", tokens, "of an answer")
+      ->check(CLI::Range(1, kContext - 64))
+      ->capture_default_str();
+  app.add_option("--requests", requests, "of each stream")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   app.add_flag("--wait", wait, "print the server's process id and wait for a line first: for perf");
   app.add_option("--json", json_path, "file to write");
   CLI11_PARSE(app, argc, argv);
@@ -199,8 +211,8 @@ int run(int argc, char** argv) {
     std::fflush(stdout);
     while (std::getchar() != '\n') continue;
   }
-  fmt::print("{:>8} {:>10} {:>10} {:>14} {:>16} {:>16}\n", "streams", "tokens", "tokens/s", "tokens/message",
-             "server us/token", "client us/token");
+  fmt::print("{:>8} {:>10} {:>10} {:>14} {:>16} {:>16}\n", "streams", "tokens", "tokens/s",
+             "tokens/message", "server us/token", "client us/token");
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const int count : streams) {
     const Row row = measure(server, count, requests, tokens);
@@ -208,14 +220,16 @@ int run(int argc, char** argv) {
     fmt::print("{:>8} {:>10} {:>10.0f} {:>14.2f} {:>16.2f} {:>16.2f}\n", count, r.output_tokens,
                r.output_throughput, r.tokens_per_message, row.server_us, r.client_cpu_us_per_token);
     std::fflush(stdout);
-    rows.push_back({{"streams", count}, {"tokens", r.output_tokens}, {"tokens_per_second", r.output_throughput},
-                    {"tokens_per_message", r.tokens_per_message}, {"server_us_per_token", row.server_us},
+    rows.push_back({{"streams", count},
+                    {"tokens", r.output_tokens},
+                    {"tokens_per_second", r.output_throughput},
+                    {"tokens_per_message", r.tokens_per_message},
+                    {"server_us_per_token", row.server_us},
                     {"client_us_per_token", r.client_cpu_us_per_token}});
   }
   if (!json_path.empty()) {
     std::ofstream file(json_path);
-    file << nlohmann::ordered_json{{"step_us", step_us}, {"rows", rows}}.dump(1)
-         << "\n";
+    file << nlohmann::ordered_json{{"step_us", step_us}, {"rows", rows}}.dump(1) << "\n";
     if (!file) throw_invalid("--json {}: cannot be written", json_path);
   }
   return 0;
@@ -223,8 +237,10 @@ int run(int argc, char** argv) {
 
 int dispatch(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
-  if (mode == "rank" && argc == 4) return run_rank(std::chrono::microseconds(std::stol(argv[2])), argv[3]);
-  if (mode == "server" && argc == 3) return run_server(std::chrono::microseconds(std::stol(argv[2])));
+  if (mode == "rank" && argc == 4)
+    return run_rank(std::chrono::microseconds(std::stol(argv[2])), argv[3]);
+  if (mode == "server" && argc == 3)
+    return run_server(std::chrono::microseconds(std::stol(argv[2])));
   return run(argc, argv);
 }
 

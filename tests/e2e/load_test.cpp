@@ -39,8 +39,15 @@ int shoal(const std::vector<std::string>& args, std::string* said = nullptr) {
 }
 
 std::vector<std::string> bench(const std::string& address, const std::vector<std::string>& more) {
-  std::vector<std::string> args = {"bench", "serve", "--server", address, "--random-input-len", "12",
-                                   "--random-output-len", "8", "--ignore-eos"};
+  std::vector<std::string> args = {"bench",
+                                   "serve",
+                                   "--server",
+                                   address,
+                                   "--random-input-len",
+                                   "12",
+                                   "--random-output-len",
+                                   "8",
+                                   "--ignore-eos"};
   args.insert(args.end(), more.begin(), more.end());
   return args;
 }
@@ -49,13 +56,15 @@ TEST_CASE("bench serve measures a server, sweeps, and writes what it found") {
   const std::string& address = DemoServer::instance().address;
   const Folder folder;
   std::string said;
-  REQUIRE(shoal(bench(address, {"--concurrencies", "1,4", "--num-prompts", "12", "--num-warmups", "2",
-                                "--random-range-ratio", "0.5", "--goodput", "ttft:60000", "tpot:60000",
-                                "--save-result", "--result-dir", folder.path, "--result-filename", "r.json"}),
+  REQUIRE(shoal(bench(address, {"--concurrencies", "1,4", "--num-prompts", "12", "--num-warmups",
+                                "2", "--random-range-ratio", "0.5", "--goodput", "ttft:60000",
+                                "tpot:60000", "--save-result", "--result-dir", folder.path,
+                                "--result-filename", "r.json"}),
                 &said) == 0);
   CHECK_THAT(said, Contains("us of CPU per token"));
   for (const int concurrency : {1, 4}) {
-    const auto json = Json::parse(std::ifstream(fmt::format("{}/r-infqps-concurrency{}.json", folder.path, concurrency)));
+    const auto json = Json::parse(
+        std::ifstream(fmt::format("{}/r-infqps-concurrency{}.json", folder.path, concurrency)));
     CHECK(json["completed"] == 12);
     CHECK(json["failed"] == 0);
     CHECK(json["max_concurrent_requests"] == concurrency);
@@ -93,8 +102,8 @@ TEST_CASE("made-up weights give the same logits on one rank and on two") {
   for (const char* ranks : {"1", "2"}) {
     const std::string out = folder.path + "/" + ranks + ".npy";
     REQUIRE(shoal({"logits", "--model", folder.path, "--load-format", "dummy", "--dtype", "float32",
-                   "--quantization", scheme, "--tensor-parallel-size", ranks, "--tokens", "5,6,7,8,9,10,11",
-                   "--out", out}) == 0);
+                   "--quantization", scheme, "--tensor-parallel-size", ranks, "--tokens",
+                   "5,6,7,8,9,10,11", "--out", out}) == 0);
     logits.push_back(read_npy(out));
   }
   REQUIRE(logits[0].rows == 7);
@@ -114,12 +123,14 @@ TEST_CASE("a server of made-up weights needs a config and a tokenizer, and answe
   const Folder folder;
   fs::copy_file(SHOAL_SOURCE_DIR "/deploy/demo-model/config.json", folder.path + "/config.json");
   std::string said;
-  CHECK(shoal({"serve", "--model", folder.path, "--load-format", "dummy", "--port", "0"}, &said) == 2);
+  CHECK(shoal({"serve", "--model", folder.path, "--load-format", "dummy", "--port", "0"}, &said) ==
+        2);
   CHECK_THAT(said, Contains("tokenizer.json is missing"));
   CHECK(shoal({"plan", "--model", folder.path, "--load-format", "dummy"}) == 0);
-  fs::copy_file(SHOAL_SOURCE_DIR "/deploy/demo-model/tokenizer.json", folder.path + "/tokenizer.json");
-  ShoalProcess server({"serve", "--model", folder.path, "--load-format", "dummy", "--quantization", "int8",
-                       "--port", "0"});
+  fs::copy_file(SHOAL_SOURCE_DIR "/deploy/demo-model/tokenizer.json",
+                folder.path + "/tokenizer.json");
+  ShoalProcess server({"serve", "--model", folder.path, "--load-format", "dummy", "--quantization",
+                       "int8", "--port", "0"});
   const std::string ready = server.wait_line("Ready: ", kSeconds);
   INFO(server.output());
   const size_t begin = ready.find("--server ");

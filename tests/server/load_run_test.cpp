@@ -1,5 +1,5 @@
-// The load generator against a real gRPC server over a fake engine: what is sent is what was asked for, and
-// nothing is lost.
+// The load generator against a real gRPC server over a fake engine: what is sent is what was asked
+// for, and nothing is lost.
 #include "server/load/load_run.h"
 
 #include <catch2/catch.hpp>
@@ -32,7 +32,9 @@ struct Bench {
     if (options.num_warmups > 0) run.warm_up(options.num_warmups);
     return run.run([&](int64_t done) { progress = done; }, stop);
   }
-  LoadResult figures(const LoadRecord& record) const { return make_result(record, report_options(options)); }
+  LoadResult figures(const LoadRecord& record) const {
+    return make_result(record, report_options(options));
+  }
 
   ServiceFixture service;
   BenchServeOptions options;
@@ -120,8 +122,9 @@ TEST_CASE("cancelled, late and refused requests are told apart, and add up", "[l
   CHECK(bench.service.engine.wait_idle());
   CHECK(eventually([&] {
     const CallCounts counts = bench.service.front_end.book().counts();
-    return counts.open == 0 && counts.ok + counts.cancelled + counts.deadline_exceeded + counts.rejected +
-                                       counts.failed <= 200;
+    return counts.open == 0 && counts.ok + counts.cancelled + counts.deadline_exceeded +
+                                       counts.rejected + counts.failed <=
+                                   200;
   }));
 }
 

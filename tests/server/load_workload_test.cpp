@@ -15,7 +15,9 @@ namespace {
 using Catch::Matchers::Contains;
 
 Workload::Model model(int32_t context = 4096) {
-  return {1000, context, {1, 2}, [](const std::string& text) { return std::vector<int32_t>(text.size(), 7); }};
+  return {1000, context, {1, 2}, [](const std::string& text) {
+            return std::vector<int32_t>(text.size(), 7);
+          }};
 }
 
 std::vector<LoadSession> all_of(Workload& workload) {
@@ -35,8 +37,11 @@ struct TextFile {
 };
 
 TEST_CASE("arrivals have the rate and the spread that is asked for", "[load]") {
-  const auto [arrival, burstiness, spread] = GENERATE(table<std::string, double, double>(
-      {{"poisson", 1.0, 1.0}, {"poisson", 0.25, 2.0}, {"poisson", 4.0, 0.5}, {"constant", 1.0, 0.0}}));
+  const auto [arrival, burstiness, spread] =
+      GENERATE(table<std::string, double, double>({{"poisson", 1.0, 1.0},
+                                                   {"poisson", 0.25, 2.0},
+                                                   {"poisson", 4.0, 0.5},
+                                                   {"constant", 1.0, 0.0}}));
   CAPTURE(arrival, burstiness);
   BenchServeOptions o;
   o.request_rate = 50;
@@ -56,7 +61,8 @@ TEST_CASE("arrivals have the rate and the spread that is asked for", "[load]") {
   const double mean = sum / kCount;
   CHECK(mean == Approx(1.0 / 50).epsilon(0.05));
   // The coefficient of variation of a gamma distribution is 1 / sqrt(shape).
-  CHECK(std::sqrt(std::max(squares / kCount - mean * mean, 0.0)) / mean == Approx(spread).margin(0.08));
+  CHECK(std::sqrt(std::max(squares / kCount - mean * mean, 0.0)) / mean ==
+        Approx(spread).margin(0.08));
 }
 
 TEST_CASE("bursts come together, and an infinite rate at once", "[load]") {
@@ -92,7 +98,8 @@ TEST_CASE("lengths, prefixes and turns are as asked, and the seed repeats them",
     sum += static_cast<double>(turns[1].prompt.size());
     // The same group, the same prefix; another group, another.
     const auto prefix = [&](size_t s) {
-      return std::vector<int32_t>(sessions[s].turns[0].prompt.begin(), sessions[s].turns[0].prompt.begin() + 8);
+      return std::vector<int32_t>(sessions[s].turns[0].prompt.begin(),
+                                  sessions[s].turns[0].prompt.begin() + 8);
     };
     CHECK(prefix(i) == prefix(i % 3));
     if (i % 3 != 0) CHECK(prefix(i) != prefix(0));
@@ -174,15 +181,21 @@ TEST_CASE("a trace is sent at its own times", "[load]") {
   Workload workload(o, model());
   const auto sessions = all_of(workload);
   REQUIRE(sessions.size() == 3);
-  const struct { double at; size_t input; int32_t output; } expected[] = {{0, 20, 3}, {1.25, 30, 4}, {2.25, 40, 5}};
+  const struct {
+    double at;
+    size_t input;
+    int32_t output;
+  } expected[] = {{0, 20, 3}, {1.25, 30, 4}, {2.25, 40, 5}};
   for (int i = 0; i < 3; ++i) {
     CHECK(sessions[i].at == Approx(expected[i].at));
     CHECK(sessions[i].turns[0].prompt.size() == expected[i].input);
     CHECK(sessions[i].turns[0].output_len == expected[i].output);
   }
-  for (const char* wrong : {"", "[]", "{\"timestamp\": 1}", "{\"timestamp\": \"x\", \"input_len\": 1, \"output_len\": 1}",
-                            "{\"timestamp\": 1, \"input_len\": 0, \"output_len\": 1}",
-                            "{\"timestamp\": 1, \"input_len\": 1e9, \"output_len\": 1}", "{\"timest"}) {
+  for (const char* wrong :
+       {"", "[]", "{\"timestamp\": 1}",
+        "{\"timestamp\": \"x\", \"input_len\": 1, \"output_len\": 1}",
+        "{\"timestamp\": 1, \"input_len\": 0, \"output_len\": 1}",
+        "{\"timestamp\": 1, \"input_len\": 1e9, \"output_len\": 1}", "{\"timest"}) {
     CAPTURE(wrong);
     CHECK_THROWS_AS(parse_trace(wrong, "t.jsonl"), InvalidInput);
   }
@@ -227,7 +240,10 @@ TEST_CASE("options out of range are refused by name", "[load]") {
   refused("--num-turns", [](auto& o) { o.turns = 0; });
   refused("--cancel-fraction", [](auto& o) { o.cancel_fraction = 1.5; });
   refused("--dataset-path", [](auto& o) { o.dataset = "trace"; });
-  refused("no/such", [](auto& o) { o.dataset = "sharegpt"; o.dataset_path = "no/such"; });
+  refused("no/such", [](auto& o) {
+    o.dataset = "sharegpt";
+    o.dataset_path = "no/such";
+  });
   BenchServeOptions o;
   o.percentile_metrics = "ttft,x";
   CHECK_THROWS_WITH(report_options(o), Contains("--percentile-metrics x"));
@@ -261,7 +277,8 @@ LoadOutcome outcome(int code, double ttft, double latency, int32_t tokens, bool 
   o.answer.latency = o.answer.ended = latency;
   o.answer.output_tokens = tokens;
   o.answer.prompt_tokens = 10;
-  for (int32_t i = 1; i < tokens; ++i) o.answer.itl.push_back(static_cast<float>((latency - ttft) / (tokens - 1)));
+  for (int32_t i = 1; i < tokens; ++i)
+    o.answer.itl.push_back(static_cast<float>((latency - ttft) / (tokens - 1)));
   return o;
 }
 
@@ -282,7 +299,8 @@ TEST_CASE("the table and the JSON say what came", "[load]") {
   CHECK(result.completed == 2);
   CHECK(result.cancelled == 1);
   CHECK(result.failed == 2);
-  CHECK(result.completed + result.cancelled + result.failed == static_cast<int64_t>(record.outcomes.size()));
+  CHECK(result.completed + result.cancelled + result.failed ==
+        static_cast<int64_t>(record.outcomes.size()));
   CHECK(result.request_goodput == Approx(0.5));
   CHECK(result.client_cpu_us_per_token == Approx(10));
   CHECK(result.first_error == "RESOURCE_EXHAUSTED: why");

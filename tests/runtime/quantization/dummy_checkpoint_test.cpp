@@ -1,4 +1,5 @@
-// --load-format dummy: a model of the right shapes and kinds, the same whoever asks for which part of it.
+// --load-format dummy: a model of the right shapes and kinds, the same whoever asks for which part
+// of it.
 #include "runtime/quantization/dummy_checkpoint.h"
 
 #include <catch2/catch.hpp>
@@ -55,7 +56,8 @@ TEST_CASE("any part of a made-up tensor is that part of the whole") {
   const Range rows{3, n - 2}, cols{k / 2 + 2, k - 2};
   const Rectangle part = read(*weight, rows, cols);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const std::byte* all = whole.numbers.data() + row * form.row_bytes(k) + form.row_bytes(cols.begin);
+    const std::byte* all =
+        whole.numbers.data() + row * form.row_bytes(k) + form.row_bytes(cols.begin);
     const std::byte* some = part.numbers.data() + (row - rows.begin) * form.row_bytes(cols.size());
     REQUIRE(std::memcmp(all, some, form.row_bytes(cols.size())) == 0);
     if (!has_scales(form.dtype)) continue;
@@ -80,7 +82,8 @@ TEST_CASE("any part of a made-up tensor is that part of the whole") {
   const Rectangle again =
       read(*open_dummy_checkpoint(kModels + model, scheme)->matrix(name, n, k), {0, n}, {0, k});
   CHECK((again.numbers == whole.numbers && again.scale == whole.scale));
-  const Rectangle other = read(*checkpoint->matrix("model.layers.2.self_attn.o_proj", n, k), {0, n}, {0, k});
+  const Rectangle other =
+      read(*checkpoint->matrix("model.layers.2.self_attn.o_proj", n, k), {0, n}, {0, k});
   CHECK(other.numbers != whole.numbers);
 }
 
@@ -103,7 +106,8 @@ TEST_CASE("a made-up checkpoint has what its config asks for, and nothing else")
 TEST_CASE("what cannot be made up is refused") {
   CHECK_THROWS_WITH(open_checkpoint_as("pt", kModels + "v3", "none"), Contains("--load-format pt"));
   CHECK_THROWS_WITH(open_dummy_checkpoint(kModels + "v3", "int3"), Contains("int3"));
-  CHECK_THROWS_WITH(open_dummy_checkpoint(SHOAL_SOURCE_DIR "/docs", "none"), Contains("config.json"));
+  CHECK_THROWS_WITH(open_dummy_checkpoint(SHOAL_SOURCE_DIR "/docs", "none"),
+                    Contains("config.json"));
   const auto checkpoint = open_dummy_checkpoint(kModels + "v3", "none");
   CHECK_THROWS_AS(checkpoint->matrix("lm_head", 1, 2), InvalidInput);
   CHECK_THROWS_AS(checkpoint->vector("no.such", 1), InvalidInput);
