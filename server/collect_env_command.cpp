@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/stubs/common.h>
-#include <grpc/grpc.h>
+#include <grpcpp/version_info.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
@@ -33,6 +33,12 @@ constexpr const char* kRelevant[] = {"SHOAL_", "CUDA_",  "NVIDIA_", "NCCL_",  "O
                                      "LD_",    "TMPDIR", "NOTIFY_", "WATCHDOG_"};
 // A name with one of these is not for a bug report; nor are values of addresses with passwords in them.
 constexpr const char* kSecret[] = {"KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "COOKIE", "_URI"};
+
+#ifdef __clang__
+constexpr const char* kCompiler = __VERSION__;  // "Clang 16.0.6", but "12.2.0" of GCC
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
 
 std::string first_line(const std::string& path) {
   std::ifstream file(path);
@@ -79,10 +85,10 @@ std::vector<std::string> output_of(const char* command) {
 EnvSection build() {
   EnvSection s{"build", {}};
   s.entries = {{"version", SHOAL_VERSION},
-               {"compiler", "GCC-compatible " __VERSION__},
+               {"compiler", kCompiler},
                {"build type", SHOAL_BUILD_TYPE},
                {"flags", SHOAL_BUILD_FLAGS},
-               {"gRPC", grpc_version_string()},
+               {"gRPC", GRPC_CPP_VERSION_STRING},
                {"protobuf", google::protobuf::internal::VersionString(GOOGLE_PROTOBUF_VERSION)}};
   std::istringstream lines(backend_summary());
   int number = 0;

@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "server/admission/error_details.h"
 #include "server/call.h"
+#include "server/logging/log_format.h"
 #include "server/rpc/reactors.h"
 #include "server/wire.h"
 
@@ -95,6 +96,7 @@ class CallStream : public OneRequestReactor,
 
  private:
   void on_request(grpc::ByteBuffer& request) override {
+    const LogFields of_caller(caller_.request_id);  // the call has no id of its own yet
     const CallStatus status = guarded([&] { call_ = make_(request, caller_); });
     request.Clear();
     if (status.code != CallCode::kOk) {

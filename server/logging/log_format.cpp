@@ -5,7 +5,9 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/sinks/stdout_sinks.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
@@ -14,6 +16,7 @@ namespace shoal {
 namespace {
 
 thread_local const LogFields* innermost = nullptr;
+std::atomic<bool> json_log{false};
 
 // " [chat-1a2b]" behind the level.
 class IdFlag final : public spdlog::custom_flag_formatter {
@@ -64,7 +67,10 @@ std::unique_ptr<spdlog::formatter> make_log_formatter(LogFormat format) {
   return lines;
 }
 
+bool log_shows_bars() { return !json_log && isatty(STDERR_FILENO); }
+
 void set_up_log(LogFormat format, const std::string& level) {
+  json_log = format == LogFormat::kJson;
   const spdlog::level::level_enum from = spdlog::level::from_str(level == "warn" ? "warning" : level);
   if (from == spdlog::level::off) {
     throw_invalid("--log-level {}: use trace, debug, info, warning, error or critical", level);

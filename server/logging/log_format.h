@@ -16,6 +16,8 @@ enum class LogFormat { kText, kJson };
 // Makes the default logger write to stderr in that format, from `level` on: trace, debug, info, warning,
 // error, critical. Throws InvalidInput for another.
 void set_up_log(LogFormat format, const std::string& level);
+// Whether a progress bar may be drawn: stderr is a terminal, and its lines are for people.
+bool log_shows_bars();
 // The same formats for a sink that is not stderr (tests).
 std::unique_ptr<spdlog::formatter> make_log_formatter(LogFormat format);
 

@@ -78,7 +78,7 @@ struct Reader {
 };
 
 struct Server {
-  Server() : front_end(test_model(), test_tokenizer(), test_template(), engine, 64) {
+  Server() : front_end(test_model(), test_tokenizer(), test_template(), engine, AdmissionOptions{.max_sequences = 64}) {
     front_end.book().observe(witness);
   }
   FakeEngine engine;
@@ -150,7 +150,7 @@ TEST_CASE("prompts are in records only where the operator wants them") {
 
 TEST_CASE("/metrics and /ready follow a server's calls") {
   FakeEngine engine;
-  FrontEnd front_end(test_model(), test_tokenizer(), test_template(), engine, 64);
+  FrontEnd front_end(test_model(), test_tokenizer(), test_template(), engine, AdmissionOptions{.max_sequences = 64});
   ObservabilityOptions options;
   options.metrics_port = 0;
   options.log_requests = false;
