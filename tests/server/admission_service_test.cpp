@@ -176,6 +176,7 @@ TEST_CASE("a slow reader bounds only itself", "[service]") {
   const auto reader = slow->Chat(&context, flood);
   v1::ChatResponse response;
   REQUIRE(reader->Read(&response));
+  REQUIRE(eventually([&] { return fixture.engine.live() == 32; }));
   fixture.answer_with("Hi");
   int64_t most_pending = 0, most_resident = 0;
   int others = 0;
@@ -202,20 +203,27 @@ TEST_CASE("a reader that is slow but reads gets all of it, in fewer messages", "
   fixture.engine.set_context(4000);
   fixture.answer_without_end();
   v1::ChatRequest request = fixture.question("Hello");
-  request.mutable_sampling()->set_max_tokens(2000);
-  request.mutable_sampling()->set_logprobs(0);
+  constexpr int kTokens = 500, kSamples = 8;  // 3 MB: more than lies on the way, less than may wait
+  request.mutable_sampling()->set_max_tokens(kTokens);
+  request.mutable_sampling()->set_n(kSamples);
+  request.mutable_sampling()->set_logprobs(20);
   grpc::ClientContext context;
   const auto reader = fixture.stub->Chat(&context, request);
   v1::ChatResponse response;
-  int messages = 0, tokens = 0;
+  REQUIRE(reader->Read(&response));
+  int messages = 1, tokens = 0;
+  const auto count = [&] {
+    for (const auto& output : response.outputs()) tokens += output.logprobs_size();
+  };
+  count();
+  REQUIRE(fixture.engine.wait_idle());  // reads on when all is there
   while (reader->Read(&response)) {
     ++messages;
-    for (const auto& output : response.outputs()) tokens += output.logprobs_size();
-    std::this_thread::sleep_for(milliseconds(20));
+    count();
   }
   CHECK(reader->Finish().ok());
-  CHECK(tokens == 2000);
-  CHECK(messages < 1500);
+  CHECK(tokens == kTokens * kSamples);
+  CHECK(messages < kTokens * kSamples / 2);
   check_books(fixture);
 }
 
