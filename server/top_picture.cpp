@@ -92,66 +92,77 @@ double rate(uint64_t before, uint64_t now, double seconds) {
 
 void head(const v1::GetStatusResponse& s, const std::string& server, Picture& out) {
   const bool good = s.state() == v1::SERVER_STATE_READY;
-  out.line(fmt::format("{} {} at {}, {}{}, up {}, {} {}", out.paint(kBold, "shoal top"), s.model(), server,
-                       out.paint(good ? kGreen : kYellow, state_name(s.state())),
+  out.line(fmt::format("{} {} at {}, {}{}, up {}, {} {}", out.paint(kBold, "shoal top"), s.model(),
+                       server, out.paint(good ? kGreen : kYellow, state_name(s.state())),
                        s.detail().empty() ? "" : " (" + s.detail() + ")", span(s.uptime_seconds()),
                        s.world_size(), s.world_size() == 1 ? "rank" : "ranks"));
   out.line("");
 }
 
-void load(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, double seconds, Picture& out) {
-  const double hits = s.prefix_queries() > 0
-                          ? 100.0 * static_cast<double>(s.prefix_hits()) / static_cast<double>(s.prefix_queries())
-                          : 0;
-  out.line(fmt::format("tokens/s    generated {:>9.1f}   prompt {:>9.1f}   steps/s {:>8.1f}   last step {}",
-                       rate(before.generated_tokens(), s.generated_tokens(), seconds),
-                       rate(before.prompt_tokens(), s.prompt_tokens(), seconds),
-                       rate(before.steps(), s.steps(), seconds), time(s.last_step_seconds())));
-  out.line(fmt::format("last minute TTFT p50 {} p90 {}   per token p50 {} p90 {}", time(s.ttft_p50_seconds()),
-                       time(s.ttft_p90_seconds()), time(s.tpot_p50_seconds()), time(s.tpot_p90_seconds())));
+void load(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, double seconds,
+          Picture& out) {
+  const double hits = s.prefix_queries() > 0 ? 100.0 * static_cast<double>(s.prefix_hits()) /
+                                                   static_cast<double>(s.prefix_queries())
+                                             : 0;
+  out.line(fmt::format(
+      "tokens/s    generated {:>9.1f}   prompt {:>9.1f}   steps/s {:>8.1f}   last step {}",
+      rate(before.generated_tokens(), s.generated_tokens(), seconds),
+      rate(before.prompt_tokens(), s.prompt_tokens(), seconds),
+      rate(before.steps(), s.steps(), seconds), time(s.last_step_seconds())));
+  out.line(fmt::format("last minute TTFT p50 {} p90 {}   per token p50 {} p90 {}",
+                       time(s.ttft_p50_seconds()), time(s.ttft_p90_seconds()),
+                       time(s.tpot_p50_seconds()), time(s.tpot_p90_seconds())));
   out.line(fmt::format("requests    running {}   waiting {}   calls open {}", s.requests_running(),
                        s.requests_waiting(), s.streams_open()));
-  out.line(fmt::format("calls       ok {}   cancelled {}   deadline {}   failed {}   refused {}", s.calls_ok(),
-                       s.calls_cancelled(), s.calls_deadline_exceeded(), s.calls_failed(), s.calls_rejected()));
-  const double used = s.kv_pages_total() > 0
-                          ? static_cast<double>(s.kv_pages_used()) / static_cast<double>(s.kv_pages_total())
-                          : 0;
-  out.line(fmt::format("KV pages    {} {:>5.1f} %   {} of {}   prefix hits {:.1f} %   preemptions {}",
-                       out.bar(used, 20), 100 * used, s.kv_pages_used(), s.kv_pages_total(), hits,
-                       s.preemptions()));
+  out.line(fmt::format("calls       ok {}   cancelled {}   deadline {}   failed {}   refused {}",
+                       s.calls_ok(), s.calls_cancelled(), s.calls_deadline_exceeded(),
+                       s.calls_failed(), s.calls_rejected()));
+  const double used = s.kv_pages_total() > 0 ? static_cast<double>(s.kv_pages_used()) /
+                                                   static_cast<double>(s.kv_pages_total())
+                                             : 0;
+  out.line(fmt::format(
+      "KV pages    {} {:>5.1f} %   {} of {}   prefix hits {:.1f} %   preemptions {}",
+      out.bar(used, 20), 100 * used, s.kv_pages_used(), s.kv_pages_total(), hits, s.preemptions()));
   if (s.pages_swapped_out() + s.pages_spilled() + s.pages_restored() + s.pages_loaded() > 0) {
-    out.line(fmt::format("page moves  swapped {} out {} in   spilled {} restored {}   files {} saved {} loaded",
-                         s.pages_swapped_out(), s.pages_swapped_in(), s.pages_spilled(), s.pages_restored(),
-                         s.pages_saved(), s.pages_loaded()));
+    out.line(fmt::format(
+        "page moves  swapped {} out {} in   spilled {} restored {}   files {} saved {} loaded",
+        s.pages_swapped_out(), s.pages_swapped_in(), s.pages_spilled(), s.pages_restored(),
+        s.pages_saved(), s.pages_loaded()));
   }
   out.line(fmt::format("front end   {} resident   engine restarts {}",
-                       bytes(static_cast<double>(s.process_resident_bytes())), s.engine_restarts()));
+                       bytes(static_cast<double>(s.process_resident_bytes())),
+                       s.engine_restarts()));
   if (s.experts().mean_imbalance() > 0) {
     const v1::ExpertStatus& e = s.experts();
-    out.line(fmt::format(
-        "experts     busiest/mean {:.2f} over layers, {:.2f} in layer {} (the worst), {:.2f} over ranks   idle {}",
-        e.mean_imbalance(), e.worst_imbalance(), e.worst_layer(), e.rank_imbalance(), e.idle_experts()));
+    out.line(
+        fmt::format("experts     busiest/mean {:.2f} over layers, {:.2f} in layer {} (the worst), "
+                    "{:.2f} over ranks   idle {}",
+                    e.mean_imbalance(), e.worst_imbalance(), e.worst_layer(), e.rank_imbalance(),
+                    e.idle_experts()));
   }
   out.line("");
 }
 
 uint64_t sent(const v1::RankStatus& r) {
-  return r.bytes_all_reduce() + r.bytes_all_gather() + r.bytes_reduce_scatter() + r.bytes_all_to_all() +
-         r.bytes_gather();
+  return r.bytes_all_reduce() + r.bytes_all_gather() + r.bytes_reduce_scatter() +
+         r.bytes_all_to_all() + r.bytes_gather();
 }
 
-void ranks(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, double seconds, Picture& out) {
+void ranks(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, double seconds,
+           Picture& out) {
   if (s.rank_status_size() == 0) return;
-  out.line(out.paint(kBold, fmt::format("{:<5} {:>10} {:>10} {:>12} {:>12} {:>11} {:>10}  {}", "rank", "step",
-                                        "exchange", "all-to-all/s", "sent/s", "expert rows", "resident",
-                                        "device memory: taken of planned")));
+  out.line(
+      out.paint(kBold, fmt::format("{:<5} {:>10} {:>10} {:>12} {:>12} {:>11} {:>10}  {}", "rank",
+                                   "step", "exchange", "all-to-all/s", "sent/s", "expert rows",
+                                   "resident", "device memory: taken of planned")));
   uint64_t rows = 0;
   for (const v1::RankStatus& r : s.rank_status()) rows += r.expert_rows();
   for (int i = 0; i < s.rank_status_size(); ++i) {
     const v1::RankStatus& r = s.rank_status(i);
-    const v1::RankStatus old = i < before.rank_status_size() && before.rank_status(i).steps() <= r.steps()
-                                   ? before.rank_status(i)
-                                   : v1::RankStatus();
+    const v1::RankStatus old =
+        i < before.rank_status_size() && before.rank_status(i).steps() <= r.steps()
+            ? before.rank_status(i)
+            : v1::RankStatus();
     // Of this interval's steps; when there were none, of all.
     const bool fresh = r.steps() > old.steps();
     const double steps = static_cast<double>(fresh ? r.steps() - old.steps() : r.steps());
@@ -163,17 +174,20 @@ void ranks(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, 
       planned += use.planned_bytes();
       taken += use.taken_bytes();
     }
-    const double share = planned > 0 ? static_cast<double>(taken) / static_cast<double>(planned) : 0;
+    const double share =
+        planned > 0 ? static_cast<double>(taken) / static_cast<double>(planned) : 0;
     const std::string of_rows =
         rows == 0 ? "-"
-                  : fmt::format("{:.1f} %", 100.0 * static_cast<double>(r.expert_rows()) / static_cast<double>(rows));
+                  : fmt::format("{:.1f} %", 100.0 * static_cast<double>(r.expert_rows()) /
+                                                static_cast<double>(rows));
     out.line(fmt::format("{:<5} {:>10} {:>10} {:>12} {:>12} {:>11} {:>10}  {} of {} ({:.0f} %)", i,
                          per_step(r.step_seconds(), old.step_seconds()),
                          per_step(r.collective_seconds(), old.collective_seconds()),
                          bytes(rate(old.bytes_all_to_all(), r.bytes_all_to_all(), seconds)),
                          bytes(rate(sent(old), sent(r), seconds)), of_rows,
-                         bytes(static_cast<double>(r.resident_bytes())), bytes(static_cast<double>(taken)),
-                         bytes(static_cast<double>(planned)), 100 * share));
+                         bytes(static_cast<double>(r.resident_bytes())),
+                         bytes(static_cast<double>(taken)), bytes(static_cast<double>(planned)),
+                         100 * share));
   }
   // Plan against actual by use, of all ranks.
   out.line("");
@@ -188,16 +202,19 @@ void ranks(const v1::GetStatusResponse& before, const v1::GetStatusResponse& s, 
         taken += use.taken_bytes();
       }
     }
-    const double share = planned > 0 ? static_cast<double>(taken) / static_cast<double>(planned) : taken > 0 ? 1 : 0;
-    out.line(fmt::format("{:<15} {:>10} planned {:>10} taken {:>5.0f} %", name, bytes(static_cast<double>(planned)),
-                         bytes(static_cast<double>(taken)), 100 * share));
+    const double share = planned > 0 ? static_cast<double>(taken) / static_cast<double>(planned)
+                         : taken > 0 ? 1
+                                     : 0;
+    out.line(fmt::format("{:<15} {:>10} planned {:>10} taken {:>5.0f} %", name,
+                         bytes(static_cast<double>(planned)), bytes(static_cast<double>(taken)),
+                         100 * share));
   }
 }
 
 }  // namespace
 
-std::string top_picture(const v1::GetStatusResponse& before, const v1::GetStatusResponse& now, double seconds,
-                        const std::string& server, int width, bool colour) {
+std::string top_picture(const v1::GetStatusResponse& before, const v1::GetStatusResponse& now,
+                        double seconds, const std::string& server, int width, bool colour) {
   Picture out(width, colour);
   head(now, server, out);
   load(before, now, seconds, out);

@@ -21,7 +21,8 @@ constexpr double kKeep = 0.9;
 static_assert(std::is_trivially_copyable_v<RankStats>);
 
 std::vector<std::byte> RankReport::serialize() const {
-  std::vector<std::byte> bytes(sizeof stats + sizeof layers + expert_rows.size() * sizeof(uint64_t));
+  std::vector<std::byte> bytes(sizeof stats + sizeof layers +
+                               expert_rows.size() * sizeof(uint64_t));
   std::byte* out = bytes.data();
   std::memcpy(out, &stats, sizeof stats);
   std::memcpy(out + sizeof stats, &layers, sizeof layers);
@@ -95,8 +96,8 @@ void ExpertBalanceMeter::update(std::span<const RankReport> ranks) {
   if (layers_used == 0) return;
   balance.mean_imbalance = sum_of_layers / static_cast<double>(layers_used);
   const double total = std::accumulate(of_rank.begin(), of_rank.end(), 0.0);
-  balance.rank_imbalance = *std::max_element(of_rank.begin(), of_rank.end()) *
-                           static_cast<double>(ranks.size()) / total;
+  balance.rank_imbalance =
+      *std::max_element(of_rank.begin(), of_rank.end()) * static_cast<double>(ranks.size()) / total;
   balance_ = balance;
 }
 

@@ -1,8 +1,8 @@
 // A real server on two ranks, seen from outside: metrics, log, traces, `shoal top`.
 #include <catch2/catch.hpp>
 #include <chrono>
-#include <cstdio>
 #include <csignal>
+#include <cstdio>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -24,7 +24,8 @@ std::string output_of(const std::string& arguments) {
   std::string text;
   std::FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);
-  for (char buffer[4096]; size_t n = std::fread(buffer, 1, sizeof buffer, pipe);) text.append(buffer, n);
+  for (char buffer[4096]; size_t n = std::fread(buffer, 1, sizeof buffer, pipe);)
+    text.append(buffer, n);
   REQUIRE(pclose(pipe) == 0);
   return text;
 }
@@ -33,7 +34,8 @@ std::string output_of(const std::string& arguments) {
 std::string behind(const std::string& line, const std::string& before) {
   const size_t at = line.find(before);
   REQUIRE(at != std::string::npos);
-  return line.substr(at + before.size(), line.find_first_of(" /\"", at + before.size()) - at - before.size());
+  return line.substr(at + before.size(),
+                     line.find_first_of(" /\"", at + before.size()) - at - before.size());
 }
 
 double value(const std::string& metrics, const std::string& name, const std::string& label = "") {
@@ -48,9 +50,10 @@ double value(const std::string& metrics, const std::string& name, const std::str
 
 TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
   HttpReceiver collector;
-  ShoalProcess server({"serve", demo_model(), "--port", "0", "--metrics-port", "0", "--tp", "2", "--threads-per-rank", "1",
-                       "--log-format", "json", "--served-model-name", "demo", "--expert-exchange", "all-to-all",
-                       "--otlp-endpoint", "http://127.0.0.1:" + std::to_string(collector.port())});
+  ShoalProcess server({"serve", demo_model(), "--port", "0", "--metrics-port", "0", "--tp", "2",
+                       "--threads-per-rank", "1", "--log-format", "json", "--served-model-name",
+                       "demo", "--expert-exchange", "all-to-all", "--otlp-endpoint",
+                       "http://127.0.0.1:" + std::to_string(collector.port())});
   const std::string listening = server.wait_line("Metrics on http://", 60);
   const std::string metrics_address = behind(listening, "Metrics on http://");
   REQUIRE(http_get(metrics_address, "/health").status == 200);
@@ -63,7 +66,8 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
 
   // Work of more than a tenth of a second, so that the ranks report what they did.
   for (int i = 0; i < 3; ++i) {
-    output_of("chat --server " + address + " --max-tokens 200 --temperature 0 'Tell me about number " + std::to_string(i) + "'");
+    output_of("chat --server " + address +
+              " --max-tokens 200 --temperature 0 'Tell me about number " + std::to_string(i) + "'");
     std::this_thread::sleep_for(std::chrono::milliseconds(150));
   }
   const std::string line = server.wait_line("\"event\":\"request\"", 10);
@@ -80,7 +84,9 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   INFO(metrics);
-  REQUIRE(value(metrics, "vllm:request_success_total", "stop") + value(metrics, "vllm:request_success_total", "length") == 3);
+  REQUIRE(value(metrics, "vllm:request_success_total", "stop") +
+              value(metrics, "vllm:request_success_total", "length") ==
+          3);
   REQUIRE(value(metrics, "vllm:generation_tokens_total") > 0);
   REQUIRE(value(metrics, "vllm:request_queue_time_seconds_count") == 3);
   for (const char* rank : {"rank=\"0\"", "rank=\"1\""}) {
@@ -95,7 +101,8 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
       double bytes = -1;
       for (std::string text; std::getline(lines, text);) {
         if (!text.starts_with("shoal_rank_sent_bytes_total{")) continue;
-        if (text.find(of_rank) == std::string::npos || text.find(verb) == std::string::npos) continue;
+        if (text.find(of_rank) == std::string::npos || text.find(verb) == std::string::npos)
+          continue;
         bytes = std::stod(text.substr(text.rfind(' ') + 1));
       }
       INFO(verb);
@@ -108,7 +115,8 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
 
   const std::string top = output_of("top --once --server " + address);
   INFO(top);
-  for (const char* part : {"demo at ", "ready", "2 ranks", "ok 3", "busiest/mean", "weights", "KV cache"}) {
+  for (const char* part :
+       {"demo at ", "ready", "2 ranks", "ok 3", "busiest/mean", "weights", "KV cache"}) {
     REQUIRE(top.find(part) != std::string::npos);
   }
   REQUIRE(top.find("\n1 ") != std::string::npos);  // a row for each rank
@@ -119,7 +127,8 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
   std::set<std::string> traces;
   size_t spans = 0;
   for (const HttpReceiver::Post& post : collector.posts()) {
-    for (const json& span : json::parse(post.body).at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans")) {
+    for (const json& span :
+         json::parse(post.body).at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans")) {
       traces.insert(span.at("traceId"));
       ++spans;
     }

@@ -56,7 +56,8 @@ std::vector<HttpReceiver::Post> HttpReceiver::posts() const {
 }
 bool HttpReceiver::wait_for(size_t posts) const {
   std::unique_lock lock(impl_->mutex);
-  return impl_->changed.wait_for(lock, std::chrono::seconds(10), [&] { return impl_->posts.size() >= posts; });
+  return impl_->changed.wait_for(lock, std::chrono::seconds(10),
+                                 [&] { return impl_->posts.size() >= posts; });
 }
 
 }  // namespace shoal

@@ -92,9 +92,10 @@ TEST_CASE("a call's line says who, what and how long, and not the prompt") {
     const Capture capture(LogFormat::kText);
     RequestLog().on_end(call);
     REQUIRE(capture.lines().size() == 1);
-    REQUIRE(capture.lines()[0].ends_with(
-        "I [chat-7] Chat OK client=alice x-request-id=abc 123 prompt=12 cached=4 generated=10 finish=stop "
-        "queue=0.400s ttft=1.000s tpot=0.1000s total=2.000s"));
+    REQUIRE(
+        capture.lines()[0].ends_with("I [chat-7] Chat OK client=alice x-request-id=abc 123 "
+                                     "prompt=12 cached=4 generated=10 finish=stop "
+                                     "queue=0.400s ttft=1.000s tpot=0.1000s total=2.000s"));
   }
   const Capture capture(LogFormat::kJson);
   RequestLog().on_end(call);

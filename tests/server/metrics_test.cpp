@@ -44,7 +44,11 @@ ServerMetrics::Now everything() {
   e.rank_stats[1].steps = 7;
   e.rank_stats[1].step_seconds = 1.5;
   e.rank_stats[1].bytes_sent[static_cast<int>(Traffic::kAllToAll)] = 4096;
-  e.experts = {.mean_imbalance = 1.5, .worst_imbalance = 3, .worst_layer = 2, .rank_imbalance = 1.25, .idle_experts = 4};
+  e.experts = {.mean_imbalance = 1.5,
+               .worst_imbalance = 3,
+               .worst_layer = 2,
+               .rank_imbalance = 1.25,
+               .idle_experts = 4};
   e.offload.experts_on_host = 5;
   e.step_tokens.add(kStepTokenBounds, 300);
   e.step_seconds.add(kStepSecondsBounds, 0.02);
@@ -56,10 +60,13 @@ ServerMetrics::Now everything() {
   return now;
 }
 
-std::string name_of_line(const std::string& line) { return line.substr(0, line.find_first_of("{ ")); }
+std::string name_of_line(const std::string& line) {
+  return line.substr(0, line.find_first_of("{ "));
+}
 
 // The value of the series that has this name and all of these labels.
-double value(const std::string& text, const std::string& name, const std::vector<std::string>& labels = {}) {
+double value(const std::string& text, const std::string& name,
+             const std::vector<std::string>& labels = {}) {
   std::istringstream lines(text);
   double found = -1;
   int count = 0;
@@ -119,31 +126,37 @@ TEST_CASE("/metrics has every metric of the list, and no other") {
   for (const MetricInfo& metric : metric_list()) {
     INFO(metric.name);
     REQUIRE(kinds.count(metric.name) == 1);
-    const char* kind = metric.kind == MetricKind::kCounter ? "counter" : metric.kind == MetricKind::kGauge ? "gauge" : "histogram";
+    const char* kind = metric.kind == MetricKind::kCounter ? "counter"
+                       : metric.kind == MetricKind::kGauge ? "gauge"
+                                                           : "histogram";
     REQUIRE(kinds[metric.name] == kind);
     kinds.erase(metric.name);
   }
   REQUIRE(kinds.empty());
   // Dashboards select by these.
-  REQUIRE(text.find("vllm:num_requests_running{engine=\"0\",model_name=\"test/model\"} 3") != std::string::npos);
+  REQUIRE(text.find("vllm:num_requests_running{engine=\"0\",model_name=\"test/model\"} 3") !=
+          std::string::npos);
 }
 
 TEST_CASE("histograms have vLLM's buckets") {
   const std::string text = full_text();
   REQUIRE(bounds(text, "vllm:time_to_first_token_seconds") ==
-          std::vector<double>{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75,
-                              1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560});
-  const std::vector<double> token = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                                     .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
-  for (const char* name : {"inter_token_latency_seconds", "time_per_output_token_seconds", "request_time_per_output_token_seconds"}) {
+          std::vector<double>{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                              1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560});
+  const std::vector<double> token = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                     .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+  for (const char* name : {"inter_token_latency_seconds", "time_per_output_token_seconds",
+                           "request_time_per_output_token_seconds"}) {
     REQUIRE(bounds(text, std::string("vllm:") + name) == token);
   }
-  const std::vector<double> request = {.3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20,
+  const std::vector<double> request = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                        30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
-  for (const char* name : {"e2e_request_latency", "request_queue_time", "request_inference_time", "request_prefill_time", "request_decode_time"}) {
+  for (const char* name : {"e2e_request_latency", "request_queue_time", "request_inference_time",
+                           "request_prefill_time", "request_decode_time"}) {
     REQUIRE(bounds(text, fmt::format("vllm:{}_seconds", name)) == request);
   }
-  REQUIRE(bounds(text, "vllm:request_prompt_tokens") == std::vector<double>{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000});
+  REQUIRE(bounds(text, "vllm:request_prompt_tokens") ==
+          std::vector<double>{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000});
 }
 
 TEST_CASE("a call is in the histograms with its times") {
@@ -162,7 +175,8 @@ TEST_CASE("a call is in the histograms with its times") {
   REQUIRE(value(text, "vllm:request_success_total", {"stop"}) == 1);
   REQUIRE(value(text, "vllm:request_success_total", {"abort"}) == 0);
   REQUIRE(value(text, "shoal_calls_ended_total", {"code=\"OK\"", "method=\"Chat\""}) == 1);
-  REQUIRE(value(text, "shoal_calls_refused_total", {"RESOURCE_EXHAUSTED", "Complete", "queue_full"}) == 1);
+  REQUIRE(value(text, "shoal_calls_refused_total",
+                {"RESOURCE_EXHAUSTED", "Complete", "queue_full"}) == 1);
   REQUIRE(value(text, "shoal_calls_accepted_total") == 7);
   REQUIRE(value(text, "shoal_client_tokens_total", {"alice", "generated"}) == 10);
   REQUIRE(value(text, "vllm:kv_cache_usage_perc") == 0.25);
@@ -219,10 +233,11 @@ TEST_CASE("the endpoint answers scrapes and probes, and nothing else") {
   std::atomic<bool> ready{false};
   HttpEndpoint endpoint("127.0.0.1", 0,
                         {.metrics = [] { return std::string("a 1\n"); },
-                         .ready = [&](std::string* why) {
-                           if (!ready) *why = "loading 40 %";
-                           return ready.load();
-                         }});
+                         .ready =
+                             [&](std::string* why) {
+                               if (!ready) *why = "loading 40 %";
+                               return ready.load();
+                             }});
   const HttpAnswer metrics = http_get(endpoint.address(), "/metrics");
   REQUIRE(metrics.status == 200);
   REQUIRE(metrics.body == "a 1\n");
@@ -293,7 +308,8 @@ TEST_CASE("what the alert rules ask for is exported") {
 }
 
 TEST_CASE("what the dashboard asks for is exported, and all metrics are shown") {
-  const nlohmann::json dashboard = nlohmann::json::parse(file_text("deploy/grafana/dashboards/shoal.json"));
+  const nlohmann::json dashboard =
+      nlohmann::json::parse(file_text("deploy/grafana/dashboards/shoal.json"));
   std::set<std::string> shown;
   std::set<int> ids;
   for (const auto& panel : dashboard.at("panels")) {
@@ -302,18 +318,28 @@ TEST_CASE("what the dashboard asks for is exported, and all metrics are shown") 
     REQUIRE(place.at("x").get<int>() + place.at("w").get<int>() <= 24);
     if (panel.at("type") == "row") continue;
     REQUIRE(!panel.at("targets").empty());
-    for (const auto& target : panel.at("targets")) shown.merge(names_in(target.at("expr").get<std::string>()));
+    for (const auto& target : panel.at("targets"))
+      shown.merge(names_in(target.at("expr").get<std::string>()));
   }
   for (const auto& variable : dashboard.at("templating").at("list")) {
-    if (variable.at("type") == "query") shown.merge(names_in(variable.at("definition").get<std::string>()));
+    if (variable.at("type") == "query")
+      shown.merge(names_in(variable.at("definition").get<std::string>()));
   }
   require_exported(shown);
   // Former names, labels that say it all, and what only alerts use.
-  const std::set<std::string> elsewhere = {
-      "vllm:gpu_cache_usage_perc", "vllm:time_per_output_token_seconds", "vllm:cache_config_info", "shoal_build_info",
-      "vllm:request_inference_time_seconds", "vllm:request_params_n", "vllm:request_params_max_tokens",
-      "shoal_load_ratio", "shoal_load_seconds", "shoal_engine_steps_total", "process_virtual_memory_bytes",
-      "process_max_fds", "process_start_time_seconds"};
+  const std::set<std::string> elsewhere = {"vllm:gpu_cache_usage_perc",
+                                           "vllm:time_per_output_token_seconds",
+                                           "vllm:cache_config_info",
+                                           "shoal_build_info",
+                                           "vllm:request_inference_time_seconds",
+                                           "vllm:request_params_n",
+                                           "vllm:request_params_max_tokens",
+                                           "shoal_load_ratio",
+                                           "shoal_load_seconds",
+                                           "shoal_engine_steps_total",
+                                           "process_virtual_memory_bytes",
+                                           "process_max_fds",
+                                           "process_start_time_seconds"};
   for (const MetricInfo& metric : metric_list()) {
     INFO(metric.name);
     REQUIRE(shown.count(metric.name) + elsewhere.count(metric.name) >= 1);
@@ -323,8 +349,11 @@ TEST_CASE("what the dashboard asks for is exported, and all metrics are shown") 
 TEST_CASE("docs/observability.md has every metric, as the list says it") {
   const std::string docs = file_text("docs/observability.md");
   for (const MetricInfo& metric : metric_list()) {
-    const char* kind = metric.kind == MetricKind::kCounter ? "counter" : metric.kind == MetricKind::kGauge ? "gauge" : "histogram";
-    const std::string row = fmt::format("| `{}` | {} | {} | {} |", metric.name, kind, metric.labels, metric.help);
+    const char* kind = metric.kind == MetricKind::kCounter ? "counter"
+                       : metric.kind == MetricKind::kGauge ? "gauge"
+                                                           : "histogram";
+    const std::string row =
+        fmt::format("| `{}` | {} | {} | {} |", metric.name, kind, metric.labels, metric.help);
     INFO(row);
     REQUIRE(docs.find(row) != std::string::npos);
   }

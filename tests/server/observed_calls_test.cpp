@@ -26,7 +26,8 @@ class Witness final : public CallObserver {
   }
   std::vector<CallRecord> wait_for_ends(size_t count) {
     std::unique_lock lock(mutex_);
-    REQUIRE(changed_.wait_for(lock, std::chrono::seconds(20), [&] { return ends_.size() >= count; }));
+    REQUIRE(
+        changed_.wait_for(lock, std::chrono::seconds(20), [&] { return ends_.size() >= count; }));
     return ends_;
   }
   int32_t gaps(const std::string& id) {
@@ -78,7 +79,9 @@ struct Reader {
 };
 
 struct Server {
-  Server() : front_end(test_model(), test_tokenizer(), test_template(), engine, AdmissionOptions{.max_sequences = 64}) {
+  Server()
+      : front_end(test_model(), test_tokenizer(), test_template(), engine,
+                  AdmissionOptions{.max_sequences = 64}) {
     front_end.book().observe(witness);
   }
   FakeEngine engine;
@@ -150,11 +153,13 @@ TEST_CASE("prompts are in records only where the operator wants them") {
 
 TEST_CASE("/metrics and /ready follow a server's calls") {
   FakeEngine engine;
-  FrontEnd front_end(test_model(), test_tokenizer(), test_template(), engine, AdmissionOptions{.max_sequences = 64});
+  FrontEnd front_end(test_model(), test_tokenizer(), test_template(), engine,
+                     AdmissionOptions{.max_sequences = 64});
   ObservabilityOptions options;
   options.metrics_port = 0;
   options.log_requests = false;
-  const Observability observability(options, {.model_name = "test/model", .version = "1"}, front_end, engine);
+  const Observability observability(options, {.model_name = "test/model", .version = "1"},
+                                    front_end, engine);
   const std::string address = observability.metrics_address();
   REQUIRE(http_get(address, "/ready").status == 200);
   for (int i = 0; i < 3; ++i) {
@@ -164,10 +169,14 @@ TEST_CASE("/metrics and /ready follow a server's calls") {
   const std::string text = http_get(address, "/metrics").body;
   const std::string labels = "{model_name=\"test/model\",code=\"OK\",method=\"Complete\"} 3\n";
   REQUIRE(text.find("shoal_calls_ended_total" + labels) != std::string::npos);
-  REQUIRE(text.find("vllm:inter_token_latency_seconds_count{engine=\"0\",model_name=\"test/model\"} 9\n") !=
+  REQUIRE(
+      text.find(
+          "vllm:inter_token_latency_seconds_count{engine=\"0\",model_name=\"test/model\"} 9\n") !=
+      std::string::npos);
+  REQUIRE(text.find("shoal_calls_accepted_total{model_name=\"test/model\"} 3\n") !=
           std::string::npos);
-  REQUIRE(text.find("shoal_calls_accepted_total{model_name=\"test/model\"} 3\n") != std::string::npos);
-  REQUIRE(text.find("shoal_state{model_name=\"test/model\",state=\"ready\"} 1\n") != std::string::npos);
+  REQUIRE(text.find("shoal_state{model_name=\"test/model\",state=\"ready\"} 1\n") !=
+          std::string::npos);
   engine.set_state(EngineState::kRestarting, "rank 1 died");
   REQUIRE(http_get(address, "/ready").status == 503);
   REQUIRE(http_get(address, "/ready").body == "rank 1 died\n");

@@ -21,10 +21,15 @@ v1::GetStatusResponse busy_server() {
   }
   engine.rank_stats[0].expert_rows = 300;
   engine.rank_stats[1].expert_rows = 100;
-  engine.experts = {.mean_imbalance = 1.5, .worst_imbalance = 2.25, .worst_layer = 3, .rank_imbalance = 1.5, .idle_experts = 7};
+  engine.experts = {.mean_imbalance = 1.5,
+                    .worst_imbalance = 2.25,
+                    .worst_layer = 3,
+                    .rank_imbalance = 1.5,
+                    .idle_experts = 7};
   engine.last_step_seconds = 0.021;
   v1::GetStatusResponse status;
-  fill_observed(engine, {.ttft_p50 = 0.25, .ttft_p90 = 1.5, .tpot_p50 = 0.02, .tpot_p90 = 0.03}, &status);
+  fill_observed(engine, {.ttft_p50 = 0.25, .ttft_p90 = 1.5, .tpot_p50 = 0.02, .tpot_p90 = 0.03},
+                &status);
   status.set_state(v1::SERVER_STATE_READY);
   status.set_model("test/model");
   status.set_uptime_seconds(90061);
@@ -54,11 +59,13 @@ TEST_CASE("top shows rates, latency, queue, pages, ranks, experts and the plan")
   before.mutable_rank_status(0)->set_bytes_all_to_all(8 << 20);
   const std::string text = top_picture(before, now, 2, "host:1", 200, false);
   for (const char* part :
-       {"test/model at host:1, ready, up 1d 01:01:01, 2 ranks", "generated     100.0", "prompt       0.0",
-        "last step 21 ms", "TTFT p50 250 ms p90 1.50 s", "per token p50 20 ms p90 30 ms", "running 3   waiting 4",
-        "ok 9", "refused 2", "[###################.]  95.0 %   95 of 100   prefix hits 25.0 %",
+       {"test/model at host:1, ready, up 1d 01:01:01, 2 ranks", "generated     100.0",
+        "prompt       0.0", "last step 21 ms", "TTFT p50 250 ms p90 1.50 s",
+        "per token p50 20 ms p90 30 ms", "running 3   waiting 4", "ok 9", "refused 2",
+        "[###################.]  95.0 %   95 of 100   prefix hits 25.0 %",
         "busiest/mean 1.50 over layers, 2.25 in layer 3 (the worst), 1.50 over ranks   idle 7",
-        "0          10 ms    5.00 ms      1.0 MiB      1.0 MiB      75.0 %", "13.0 MiB of 12.0 MiB (108 %)",
+        "0          10 ms    5.00 ms      1.0 MiB      1.0 MiB      75.0 %",
+        "13.0 MiB of 12.0 MiB (108 %)",
         "weights            8.0 MiB planned    8.0 MiB taken   100 %",
         "KV cache           8.0 MiB planned    9.0 MiB taken   112 %"}) {
     INFO(text);
@@ -101,8 +108,8 @@ TEST_CASE("top shows a server that has done nothing yet") {
 
 TEST_CASE("collect-env masks secrets and leaves out what is not its business") {
   const EnvSection section = relevant_environment(
-      {"SHOAL_API_KEY=abc", "SHOAL_MODEL=m", "HF_TOKEN=hf_x", "NCCL_DEBUG=INFO=1", "MY_PASSWORD=p", "HOME=/root",
-       "SHOAL_odd", "SLURM_JWT_SECRET=s", "OMPI_EMPTY="});
+      {"SHOAL_API_KEY=abc", "SHOAL_MODEL=m", "HF_TOKEN=hf_x", "NCCL_DEBUG=INFO=1", "MY_PASSWORD=p",
+       "HOME=/root", "SHOAL_odd", "SLURM_JWT_SECRET=s", "OMPI_EMPTY="});
   using Entry = std::pair<std::string, std::string>;
   REQUIRE(section.entries == std::vector<Entry>{{"HF_TOKEN", "***"},
                                                 {"NCCL_DEBUG", "INFO=1"},
@@ -120,8 +127,9 @@ TEST_CASE("collect-env knows this build and machine") {
     for (const auto& [name, value] : section.entries) all += name + "=" + value + ";";
   }
   INFO(all);
-  for (const char* part : {"[build]version=" SHOAL_VERSION, "compiler=", "gRPC=1", "protobuf=3", "[CPU]model=",
-                           "cores=", "[memory]MemTotal=", "HugePages_Total=", "[GPUs]", "[network]lo="}) {
+  for (const char* part :
+       {"[build]version=" SHOAL_VERSION, "compiler=", "gRPC=1", "protobuf=3", "[CPU]model=",
+        "cores=", "[memory]MemTotal=", "HugePages_Total=", "[GPUs]", "[network]lo="}) {
     INFO(part);
     REQUIRE(all.find(part) != std::string::npos);
   }

@@ -27,10 +27,12 @@ TEST_CASE("a traceparent is taken as the standard has it, or not at all") {
   REQUIRE(parse_traceparent("00-" + kTrace + "-" + kParent + "-ff")->sampled);
   REQUIRE(parse_traceparent("cc-" + kTrace + "-" + kParent + "-01-what-comes-later"));
   for (const std::string& bad :
-       {std::string(), std::string("00"), "00-" + kTrace + "-" + kParent, "00-" + kTrace + "-" + kParent + "-1",
-        "ff-" + kTrace + "-" + kParent + "-01", "00-" + kTrace + "-" + kParent + "-01-more",
-        "cc-" + kTrace + "-" + kParent + "-01more", "00-" + std::string(32, '0') + "-" + kParent + "-01",
-        "00-" + kTrace + "-" + std::string(16, '0') + "-01", "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + kParent + "-01",
+       {std::string(), std::string("00"), "00-" + kTrace + "-" + kParent,
+        "00-" + kTrace + "-" + kParent + "-1", "ff-" + kTrace + "-" + kParent + "-01",
+        "00-" + kTrace + "-" + kParent + "-01-more", "cc-" + kTrace + "-" + kParent + "-01more",
+        "00-" + std::string(32, '0') + "-" + kParent + "-01",
+        "00-" + kTrace + "-" + std::string(16, '0') + "-01",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-" + kParent + "-01",
         "00-" + kTrace + "_" + kParent + "-01", "00-" + kTrace + "-00f067aa0ba902bg-01"}) {
     INFO(bad);
     REQUIRE(!parse_traceparent(bad));
@@ -48,7 +50,9 @@ TEST_CASE("random ids have their length and differ") {
   REQUIRE(ids.begin()->size() == 32);
 }
 
-double seconds(const Span& span) { return std::chrono::duration<double>(span.end - span.begin).count(); }
+double seconds(const Span& span) {
+  return std::chrono::duration<double>(span.end - span.begin).count();
+}
 
 TEST_CASE("a call's spans are inside it and follow each other") {
   CallRecord call = finished_call();
@@ -75,7 +79,8 @@ TEST_CASE("a call's spans are inside it and follow each other") {
   REQUIRE(spans[2].end == spans[3].begin);
   REQUIRE(seconds(spans[3]) == Approx(0.9));
 
-  call.context.traceparent = "00-" + kTrace + "-" + kParent + "-00";  // the caller does not record it
+  call.context.traceparent =
+      "00-" + kTrace + "-" + kParent + "-00";  // the caller does not record it
   REQUIRE(call_spans(call, "m").empty());
   call.context.traceparent.clear();
   REQUIRE(call_spans(call, "m")[0].parent_id.empty());
@@ -89,9 +94,10 @@ TEST_CASE("spans reach a collector as OTLP has them") {
   CallRecord call = finished_call();
   call.context.traceparent = "00-" + kTrace + "-" + kParent + "-01";
   call.context.request_id = "request \"7\"";
-  CallTracer tracer("test/model", {.endpoint = fmt::format("http://127.0.0.1:{}/otlp/", receiver.port()),
-                                   .version = "1.2.3",
-                                   .interval = std::chrono::milliseconds(10)});
+  CallTracer tracer("test/model",
+                    {.endpoint = fmt::format("http://127.0.0.1:{}/otlp/", receiver.port()),
+                     .version = "1.2.3",
+                     .interval = std::chrono::milliseconds(10)});
   tracer.on_end(call);
   REQUIRE(receiver.wait_for(1));
   const HttpReceiver::Post post = receiver.posts()[0];
@@ -125,15 +131,18 @@ TEST_CASE("spans reach a collector as OTLP has them") {
   REQUIRE(scope.at("spans").at(1).at("kind") == 1);
   REQUIRE(whole.at("status").at("code") == 1);
   std::map<std::string, json> attributes;
-  for (const json& attribute : whole.at("attributes")) attributes[attribute.at("key")] = attribute.at("value");
+  for (const json& attribute : whole.at("attributes"))
+    attributes[attribute.at("key")] = attribute.at("value");
   REQUIRE(attributes.at("gen_ai.usage.completion_tokens").at("intValue") == "10");
-  REQUIRE(attributes.at("gen_ai.latency.time_to_first_token").at("doubleValue").get<double>() == Approx(1.0));
+  REQUIRE(attributes.at("gen_ai.latency.time_to_first_token").at("doubleValue").get<double>() ==
+          Approx(1.0));
   REQUIRE(attributes.at("gen_ai.response.model").at("stringValue") == "test/model");
   REQUIRE(attributes.at("http.request.header.x-request-id").at("stringValue") == "request \"7\"");
 }
 
 bool eventually(const std::function<bool()>& holds) {
-  for (int i = 0; i < 1000 && !holds(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 1000 && !holds(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   return holds();
 }
 

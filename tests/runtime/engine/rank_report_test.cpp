@@ -50,10 +50,12 @@ TEST_CASE("balance compares experts of a layer over all ranks, and ranks") {
   meter.update(std::vector<RankReport>{report({10, 10, 0, 40}, 2), report({10, 10, 0, 0}, 2)});
   REQUIRE(meter.balance().worst_imbalance == Approx(4));
   // Much that is even outweighs it.
-  meter.update(std::vector<RankReport>{report({1010, 1010, 1000, 1040}, 2), report({1010, 1010, 1000, 1000}, 2)});
+  meter.update(std::vector<RankReport>{report({1010, 1010, 1000, 1040}, 2),
+                                       report({1010, 1010, 1000, 1000}, 2)});
   REQUIRE(meter.balance().worst_imbalance < 1.1);
   REQUIRE(meter.balance().idle_experts == 0);
-  REQUIRE_THROWS_AS(meter.update(std::vector<RankReport>{report({1, 1}, 1), report({1, 1}, 2)}), Bug);
+  REQUIRE_THROWS_AS(meter.update(std::vector<RankReport>{report({1, 1}, 1), report({1, 1}, 2)}),
+                    Bug);
 }
 
 TEST_CASE("values go to the bucket whose bound they do not exceed") {
@@ -99,7 +101,8 @@ TEST_CASE("rank 0 knows of all ranks when it comes to rest, and who waited how l
     std::thread run([&] { engine.run(); });
     for (RequestId id = 1; id <= 20; ++id) engine.submit(make_request(id, 8));
     ends.wait_for_ends(20);
-    // The first report comes with the first step, and one at rest after a tenth of a second of work.
+    // The first report comes with the first step, and one at rest after a tenth of a second of
+    // work.
     std::this_thread::sleep_for(std::chrono::milliseconds(150));
     engine.submit(make_request(21, 8));
     ends.wait_for_ends(21);
