@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <memory>
 
@@ -81,14 +80,6 @@ int listen_on(const addrinfo& address) {
   return -1;
 }
 
-void log_now_and_then(const char* what) {
-  static std::chrono::steady_clock::time_point last{};  // of the listener's thread
-  const auto now = std::chrono::steady_clock::now();
-  if (last.time_since_epoch().count() != 0 && now - last < kLogInterval) return;
-  last = now;
-  spdlog::warn("{}; the limit of file descriptors is {}", what, descriptor_limit());
-}
-
 }  // namespace
 
 Listener::Listener(const std::string& host, int port) : port_(port) {
@@ -141,6 +132,13 @@ void Listener::stop() {
   sockets_.clear();
   if (wake_ >= 0) close(wake_);
   wake_ = -1;
+}
+
+void Listener::log_now_and_then(const char* what) {
+  const auto now = std::chrono::steady_clock::now();
+  if (last_log_.time_since_epoch().count() != 0 && now - last_log_ < kLogInterval) return;
+  last_log_ = now;
+  spdlog::warn("{}; the limit of file descriptors is {}", what, descriptor_limit());
 }
 
 void Listener::run(const std::function<void(int fd)>& take) {

@@ -5,6 +5,7 @@
 // some descriptors back for everything else.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <string>
 #include <thread>
@@ -28,11 +29,13 @@ class Listener {
 
  private:
   void run(const std::function<void(int fd)>& take);
+  void log_now_and_then(const char* what);
   bool take_one(int listening, const std::function<void(int fd)>& take);
 
   std::vector<int> sockets_;
   int port_ = 0;
   int wake_ = -1;  // eventfd: ends the thread
+  std::chrono::steady_clock::time_point last_log_{};  // of the thread
   std::thread thread_;
 };
 

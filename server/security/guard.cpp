@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "server/call_status.h"
 
 namespace shoal {
@@ -17,6 +19,19 @@ std::shared_ptr<const Client> anonymous() {
   return client;
 }
 
+// The holder of a certificate. Its name goes into logs and metrics, so one that is long or odd goes there as
+// a hash; what it stands for is the whole name in any case.
+std::shared_ptr<const Client> holder(const std::string& certificate) {
+  constexpr size_t kMaxShown = 64;
+  const auto client = make_client("cert", certificate);
+  const bool plain = std::ranges::all_of(
+      certificate, [](char c) { return c > ' ' && c < '\x7f' && c != '"' && c != '\\'; });
+  if (!plain || certificate.size() > kMaxShown) {
+    client->name = "cert-" + to_hex(sha256(bytes_of(certificate))).substr(0, 16);
+  }
+  return client;
+}
+
 }  // namespace
 
 Guard::Guard(const GuardOptions& options)
@@ -24,7 +39,7 @@ Guard::Guard(const GuardOptions& options)
 
 std::shared_ptr<const Client> Guard::admit(std::string_view method, const Credentials& credentials) {
   if (!keys_.required()) {
-    return credentials.certificate.empty() ? anonymous() : make_client("cert", credentials.certificate);
+    return credentials.certificate.empty() ? anonymous() : holder(credentials.certificate);
   }
   if (open_health_ && method.starts_with(kHealth)) return anonymous();
   // Two keys: a proxy may have added its own to a caller's, and which one counts would be a guess.

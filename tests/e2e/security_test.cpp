@@ -1,5 +1,6 @@
 // `shoal serve` as an operator runs it with keys: what its log tells, and where its processes listen.
 #include <grpcpp/grpcpp.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>

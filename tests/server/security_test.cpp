@@ -183,6 +183,8 @@ TEST_CASE("without keys a client certificate names the client", "[security]") {
   CHECK(a->cache_salt != guard.admit("/x/Y", {{}, "b.example", "peer"})->cache_salt);
   CHECK(a->cache_salt != make_client("key", "a.example")->cache_salt);
   CHECK(guard.admit("/x/Y", {})->id == 0);
+  const auto odd = guard.admit("/x/Y", {{}, "a\nb\" client=other", "peer"});
+  CHECK_THAT(odd->name, Catch::Matchers::Matches("cert-[0-9a-f]{16}"));
 }
 
 TEST_CASE("certificate files that are wrong are refused by name", "[security]") {
