@@ -25,7 +25,7 @@ constexpr double kFirstBytesPerSecond = 5e9;
 // larger than a 512th of a file.
 constexpr int kSamples = 512, kSampleBytes = 1024, kFirstBytes = 65536;
 // Pages of other rounding, or another order of bytes, get another number here.
-constexpr const char* kFormat = "shoal kv state 1";
+constexpr const char* kFormat = "shoal kv state 2";
 
 PreemptionMode parse_mode(const std::string& value) {
   if (value == "auto") return PreemptionMode::kAuto;
