@@ -41,6 +41,12 @@ constexpr std::chrono::milliseconds kWatchInterval{200};
 
 // What is left of a kill: ranks that do not heed SIGTERM in that time get SIGKILL.
 constexpr std::chrono::milliseconds kKillGrace{700};
+// Ranks that hang will not end by themselves; mpirun gets that time to end those that it reaches.
+constexpr std::chrono::milliseconds kHungGrace{1500};
+
+std::chrono::milliseconds seconds_of(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds));
+}
 
 // A folder of this user only, for the sockets and what MPI keeps in files. In memory, unless TMPDIR says
 // another place: there may be no disk to write to, and shared memory belongs on none.
@@ -470,8 +476,13 @@ class EngineSupervisor::Impl {
         const std::lock_guard lock(mutex_);
         return stopping_;
       };
+      const auto launch_end = Clock::now() + seconds_of(options_.engine.placement.launch_timeout);
+      bool late = false;
       while (!stopping() && !std::filesystem::exists(socket_path) && !processes.wait(kSocketPoll)) {
+        late = Clock::now() > launch_end;
+        if (late) break;
       }
+      if (late) context.TryCancel();
       const auto stub = connect(socket_path);
       const std::unique_ptr<Stream> stream = stub->Run(&context);
       std::thread writer([&] { write_all(*stream); });
@@ -482,8 +493,12 @@ class EngineSupervisor::Impl {
       }
       {
         const std::lock_guard lock(mutex_);
-        silent = silent_;
-        if (silent) {
+        silent = silent_ || late;
+        if (late) {
+          end.reason = fmt::format(
+              "the ranks were not up after {:.1f} s (--launch-timeout): a node that cannot be reached, or a device that hangs",
+              options_.engine.placement.launch_timeout);
+        } else if (silent) {
           end.reason = fmt::format(
               "the ranks have said nothing for {:.1f} s: one hangs, or a step takes longer than --step-timeout",
               std::chrono::duration<double>(options_.step_timeout).count());
@@ -497,7 +512,7 @@ class EngineSupervisor::Impl {
       // What the ranks are doing cannot be used any more; most often they are ending.
       if (silent || !gone_within(processes, kLongestExit)) {
         processes.signal_group(SIGTERM);
-        gone_within(processes, options_.stop_grace);
+        gone_within(processes, silent ? kHungGrace : options_.stop_grace);
         processes.terminate(kKillGrace);
       }
       context.TryCancel();

@@ -183,7 +183,6 @@ void add_engine_flags(CLI::App& app, EngineOptions& o) {
 
 void add_serve_flags(CLI::App& app, ServeOptions& o) {
   add_observability_flags(app, o.observability);
-  add_security_flags(app, o.security);
   const std::string group = "Server";
   app.add_option("--host", o.host, "Address to listen on")->group(group)->capture_default_str();
   app.add_option("--port", o.port, "Port to listen on; 0: any free one, named in the ready line")
@@ -220,6 +219,7 @@ void add_serve_flags(CLI::App& app, ServeOptions& o) {
       ->check(CLI::Range(0.5, 86400.0))
       ->group(group)
       ->capture_default_str();
+  add_security_flags(app, o.security);
 }
 
 void add_placement_flags(CLI::App& app, RankPlacement& p) {
@@ -237,6 +237,12 @@ void add_placement_flags(CLI::App& app, RankPlacement& p) {
   app.add_option("--launch-agent", p.launch_agent,
                  "Command that runs words on a node, as COMMAND NODE WORDS...; default: ssh -o BatchMode=yes")
       ->group(group);
+  app.add_option("--launch-timeout", p.launch_timeout,
+                 "Seconds that ranks get to start and to find each other, before they load; then they are started "
+                 "again")
+      ->check(CLI::Range(1.0, 86400.0))
+      ->group(group)
+      ->capture_default_str();
 }
 
 void add_health_flags(CLI::App& app, HealthOptions& o) {

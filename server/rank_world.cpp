@@ -36,13 +36,11 @@ const Settings kAlways = {
     {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers forbid ptrace-like copies
 };
 
-// Between nodes. A link that is cut says nothing: TCP's own probes find it within 10 + 3 x 5 seconds, and what
-// was started on another node has as long to call back as a machine under load needs.
+// Between nodes. A link that is cut says nothing: TCP's own probes find it within 10 + 3 x 5 seconds.
 const Settings kBetweenNodes = {
     {"OMPI_MCA_oob_tcp_keepalive_time", "10"},
     {"OMPI_MCA_oob_tcp_keepalive_intvl", "5"},
     {"OMPI_MCA_oob_tcp_keepalive_probes", "3"},
-    {"OMPI_MCA_orte_startup_timeout", "60"},
     {"OMPI_MCA_orte_keep_fqdn_hostnames", "1"},  // a pod's short name means nothing to its neighbours
 };
 

@@ -16,6 +16,9 @@ struct RankPlacement {
   std::string hostfile;        // --hostfile FILE of Open MPI: "NODE slots=RANKS" a line
   std::string launch_agent;    // --launch-agent COMMAND, run as COMMAND NODE WORDS...; empty: ssh
   std::string rank_interface;  // --rank-interface NAME[,NAME]; needed when there are several nodes
+  // --launch-timeout: seconds until all ranks have found each other; before they load. mpirun waits for ever for
+  // a node that does not answer.
+  double launch_timeout = 120;
 };
 
 // What RankProcesses starts.

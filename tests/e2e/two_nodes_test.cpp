@@ -68,7 +68,12 @@ class TwoNodes {
     const Output output = run(on_a("cat /sys/class/net/link0/statistics/tx_bytes"));
     return std::strtoull(output.text.c_str(), nullptr, 10);
   }
-  void cut() const { REQUIRE(run("ip -n " + name_ + "a link set link0 down").code == 0); }
+  // What is sent from now on arrives nowhere, and nobody is told: a wrong address below IP.
+  void cut() const {
+    const std::string wrong = " lladdr 02:00:00:00:00:01 dev link0 nud permanent";
+    REQUIRE(run("ip -n " + name_ + "a neigh replace 10.99.0.2" + wrong + "; ip -n " + name_ +
+                "b neigh replace 10.99.0.1" + wrong).code == 0);
+  }
   std::string processes() const {
     return run("ip netns pids " + name_ + "a; ip netns pids " + name_ + "b").text;
   }
@@ -150,10 +155,14 @@ TEST_CASE("a model over two nodes answers as on one, and a cut link ends calls i
     one.process().send(SIGTERM);
     CHECK(one.process().wait_exit(kPatience) == 0);
   }
-  setenv("OMPI_MCA_orte_startup_timeout", "5", 1);  // of the starts that will fail below
+  // So that daemons that were cut off end within seconds (25 by default).
+  const char* probes[][2] = {{"OMPI_MCA_oob_tcp_keepalive_time", "2"},
+                             {"OMPI_MCA_oob_tcp_keepalive_intvl", "1"},
+                             {"OMPI_MCA_oob_tcp_keepalive_probes", "2"}};
+  for (const auto& [name, value] : probes) setenv(name, value, 1);
   Server two(nodes, {"--hosts", "10.99.0.1:1,10.99.0.2:1", "--rank-interface", "link0", "--launch-agent",
-                     nodes.agent(), "--step-timeout", "3"});
-  unsetenv("OMPI_MCA_orte_startup_timeout");
+                     nodes.agent(), "--step-timeout", "3", "--launch-timeout", "3"});
+  for (const auto& [name, value] : probes) unsetenv(name);
   CHECK(ranks_on_b(nodes, two.process().pid()) == 1);
   const uint64_t before = nodes.bytes_over_link();
   const Output answer = run(two.chat(24));
@@ -162,8 +171,8 @@ TEST_CASE("a model over two nodes answers as on one, and a cut link ends calls i
   CHECK(answer.text == expected);
   CHECK(nodes.bytes_over_link() - before > 100'000);  // 24 steps of some 20 sums of 2 to 200 KB
 
-  // A cut link says nothing: a step that needs it does not end. The ranks are given up after --step-timeout, and
-  // the call after three starts that cannot reach the other node.
+  // A cut link says nothing: a step that needs it does not end. The ranks are given up after --step-timeout or by
+  // TCP's probes, and the call after three starts that cannot reach the other node.
   nodes.cut();
   const auto begin = steady_clock::now();
   const Output cut = run(two.chat(24));

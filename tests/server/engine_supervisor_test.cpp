@@ -186,6 +186,35 @@ TEST_CASE("a wrong flag or file fails at once, says why, and is not tried again"
   }
 }
 
+TEST_CASE("ranks that never come up, as on a node that does not answer, are given up in time") {
+  Folder folder;
+  Events events;
+  SupervisorOptions o = options("mute", folder);
+  o.max_restarts = 1;
+  o.engine.placement.launch_timeout = 1;
+  EngineSupervisor engine(o);
+  engine.submit(make_request(1, 5), events.callback());
+  REQUIRE(eventually([&] { return engine.status().state == EngineState::kFailed; }));
+  CHECK(engine.status().restarts == 1);
+  CHECK(engine.status().detail.find("--launch-timeout") != std::string::npos);
+  CHECK_FALSE(alive(folder.pid()));
+  REQUIRE(eventually([&] { return events.ends().size() == 1; }));
+  CHECK(events.ends()[1].front().finish_reason == FinishReason::kError);
+}
+
+TEST_CASE("a kill leaves ranks that serve no time") {
+  Folder folder;
+  EngineSupervisor engine(options("run", folder));
+  REQUIRE(eventually([&] { return engine.status().state == EngineState::kReady; }));
+  kill(folder.pid(), SIGSTOP);  // it will not end by itself
+  engine.begin_stop();
+  CHECK_FALSE(engine.wait_stopped(std::chrono::milliseconds(100)));
+  engine.kill();
+  CHECK(engine.wait_stopped(kPatience));
+  CHECK(engine.status().state == EngineState::kStopped);
+  CHECK_FALSE(alive(folder.pid()));
+}
+
 TEST_CASE("ranks that die again and again are given up") {
   Folder folder;
   Events events;

@@ -43,6 +43,7 @@ int run(const std::string& behaviour, const std::string& folder, const std::stri
   std::ofstream(folder + "/pid.new") << getpid();
   rename((folder + "/pid.new").c_str(), (folder + "/pid").c_str());
   if (behaviour == "die") return 3;
+  if (behaviour == "mute") std::this_thread::sleep_for(std::chrono::hours(1));
   if (behaviour == "bad-flag") {
     fmt::print(stderr, "shoal: error: --block-size 0: use 1 to 1024\n");
     return 2;

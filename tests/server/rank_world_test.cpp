@@ -85,10 +85,10 @@ TEST_CASE("ranks of several nodes use the named interface and the agent, and get
   CHECK(setting(world, "SHOAL_API_KEY") == "(none)");
   CHECK(setting(world, "NOTIFY_SOCKET") == "(none)");
   // What a site has set about transports and patience stays.
-  const Variable pml("OMPI_MCA_pml", "ucx"), patience("OMPI_MCA_orte_startup_timeout", "5");
+  const Variable pml("OMPI_MCA_pml", "ucx"), patience("OMPI_MCA_oob_tcp_keepalive_time", "5");
   const RankWorld other = make_rank_world(placement, 8, {"x"}, "");
   CHECK(setting(other, "OMPI_MCA_pml") == "ucx");
-  CHECK(setting(other, "OMPI_MCA_orte_startup_timeout") == "5");
+  CHECK(setting(other, "OMPI_MCA_oob_tcp_keepalive_time") == "5");
 }
 
 TEST_CASE("an allocation is seen by what its launcher has left in the environment") {
