@@ -41,6 +41,9 @@ TEST_CASE("requests from many threads give what each gives alone") {
   REQUIRE(stats.generated_tokens == generated);
   REQUIRE(stats.scheduler.pages_used == 0);
   REQUIRE(stats.steps > 0);
+  // Both kinds of steps were among them; admission goes by what they took.
+  REQUIRE(stats.prompt_token_seconds > 0);
+  REQUIRE(stats.decode_step_seconds > 0);
 }
 
 TEST_CASE("workers run every plan of rank 0, in order, and end with it") {
