@@ -127,8 +127,8 @@ TEST_CASE("a server of two ranks is seen in metrics, log, traces and top") {
   std::set<std::string> traces;
   size_t spans = 0;
   for (const HttpReceiver::Post& post : collector.posts()) {
-    for (const json& span :
-         json::parse(post.body).at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans")) {
+    const json body = json::parse(post.body);
+    for (const json& span : body.at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans")) {
       traces.insert(span.at("traceId"));
       ++spans;
     }
