@@ -1,11 +1,11 @@
 #include "server/serve_command.h"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -15,7 +15,9 @@
 #include "server/engine_supervisor.h"
 #include "server/front_end.h"
 #include "server/grpc_server.h"
+#include "server/logging/log_format.h"
 #include "server/service_notify.h"
+#include "server/security/reloader.h"
 #include "server/signals.h"
 #include "server/start_log.h"
 
@@ -76,7 +78,7 @@ void check_tokenizer(const ServeOptions& options, const std::string& dir) {
 // Waits until the engine is ready. False: a signal came first.
 bool wait_ready(const EngineClient& engine, ProgressWatch* watch, ServiceNotify* notify,
                 StopSignals* signals) {
-  LoadProgressLog progress(isatty(STDERR_FILENO));
+  LoadProgressLog progress(log_shows_bars());
   while (signals->count() == 0) {
     const EngineStatus status = engine.status();
     progress.update(status);
@@ -127,6 +129,7 @@ void serve_until_signal(const ServeOptions& options, const EngineClient& engine,
 
 int run_serve(const ServeOptions& options) {
   // Everything that can be wrong without the ranks is found before they are started.
+  warn_of_weak_spots(options.host, options.security);
   StopSignals signals({SIGTERM, SIGINT});
   check_placement(options.engine.placement, options.engine.tensor_parallel_size);
   const std::string dir = resolve_model_dir(options.engine.model, options.engine.revision);
@@ -154,10 +157,14 @@ int run_serve(const ServeOptions& options) {
       front_end, engine);
   GrpcServer server({.host = options.host,
                      .port = options.port,
-                     .guard = {.api_key = options.api_key},
+                     .guard = options.security.guard,
+                     .tls = options.security.tls,
                      .max_message_bytes = max_message_bytes(config.max_position_embeddings),
-                     .max_streams = options.max_queue + kSpareStreams},
+                     .max_streams = options.max_queue + kSpareStreams,
+                     .max_connection_age = std::chrono::seconds(options.security.max_connection_age)},
                     front_end);
+  std::optional<Reloader> reloader;
+  if (options.security.has_files()) reloader.emplace(server);
   spdlog::info("Listening on {} (NOT_SERVING until the model is loaded)", server.address());
   ServiceNotify notify;
   ProgressWatch watch(milliseconds(static_cast<int64_t>(1000 * options.step_timeout)) + kWatchdogMargin);
@@ -166,6 +173,7 @@ int run_serve(const ServeOptions& options) {
     notify.ready();
     spdlog::info("Ready: {} on {}, try: shoal chat --server {} \"Hello\"", front_end.model_name(),
                  server.address(), server.address());
+    spdlog::info("The server is fired up and ready to roll!");  // SGLang's: scripts wait for it
     serve_until_signal(options, engine, &server, &front_end, &watch, &notify, &signals);
   }
   drain({server, front_end, engine, signals, notify},

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "server/engine_options.h"
+#include "server/security/security_flags.h"
 #include "server/observability.h"
 
 namespace shoal {
@@ -14,7 +15,7 @@ struct ServeOptions {
   std::string served_model_name;           // --served-model-name; empty: --model as given
   std::string host = "127.0.0.1";          // --host
   int port = 8000;                         // --port; 0: any free one
-  std::string api_key;                     // --api-key; empty: everybody may call
+  SecurityOptions security;                // --api-key-file, --ssl-certfile, ...
   std::string chat_template;               // --chat-template: file; empty: the checkpoint's
   std::string generation_config = "auto";  // --generation-config auto|vllm (vllm: ignore the file)
   int max_queue = 1024;                    // --max-queue: sequences alive at once
