@@ -19,7 +19,7 @@ case ${1-} in
     packages+=(
       libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev  # gRPC
       libopenmpi-dev openmpi-bin  # ranks
-      libcpp-httplib-dev libbrotli-dev prometheus-cpp-dev  # metrics over HTTP, traces
+      libcpp-httplib-dev prometheus-cpp-dev  # metrics over HTTP, traces
     ) ;;
   --one-rank) ;;
   *) die "unknown argument $1; known is --one-rank" ;;
