@@ -44,7 +44,7 @@ TEST_CASE("a file of keys gives each its client", "[security]") {
   CHECK(a.max_sequences == 3);
   CHECK(a.best_priority == -5);
   CHECK(keys[0].expires == WallTime::max());
-  CHECK(keys[1].expires == std::chrono::system_clock::from_time_t(1927944306));
+  CHECK(keys[1].expires == std::chrono::system_clock::from_time_t(1927857906));
   CHECK(keys[1].client->best_priority == -100);
   // Two keys of one client are one client; others share neither turn nor cache.
   CHECK(keys[1].client == keys[2].client);
