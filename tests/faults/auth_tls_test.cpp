@@ -56,7 +56,7 @@ TEST_CASE("19: without a right key nothing answers; keys come and go without a r
   const Folder folder;
   const std::string file =
       folder.write("keys.jsonl", key_line("a", "key-of-a") + key_line("b", "key-of-b", R"(, "max_sequences": 2)"));
-  const FaultServer server({"--api-key-file", file});
+  FaultServer server({"--api-key-file", file});
   const auto a = server.connect({.token = "key-of-a"}), b = server.connect({.token = "key-of-b"});
   for (const char* token : {"", "key-of-c", "key-of-", "key-of-aa", "KEY-OF-A"}) {
     const auto stranger = server.connect({.token = token});
@@ -115,7 +115,7 @@ TEST_CASE("19: mutual TLS: who has no right certificate gets no answer; certific
   const std::string cert = folder.write("cert.pem", certificate.certificate);
   const std::string key = folder.write("key.pem", certificate.key);
   const std::string ca = folder.write("ca.pem", ours.pem());
-  const FaultServer server({"--ssl-certfile", cert, "--ssl-keyfile", key, "--ssl-ca-certs", ca});
+  FaultServer server({"--ssl-certfile", cert, "--ssl-keyfile", key, "--ssl-ca-certs", ca});
   const auto with = [&](const TestAuthority& trusted, const PemPair& own) {
     return server.connect({.tls = {.ca = trusted.pem(), .certificate = own.certificate, .key = own.key,
                                    .server_name = "localhost"}});

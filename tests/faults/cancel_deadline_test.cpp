@@ -35,7 +35,7 @@ std::vector<std::unique_ptr<Stream>> fill(FaultClient& client, int places) {
 
 TEST_CASE("5: a call cancelled at any point is gone, and nobody beside it notices") {
   const auto client = server().connect();
-  Neighbour neighbour(server(), 1500);
+  Neighbour neighbour(server(), 600);
   Idle idle(server(), *client);
   neighbour.start();
   uint64_t ok = 0;
@@ -127,7 +127,7 @@ TEST_CASE("5: a call cancelled at any point is gone, and nobody beside it notice
 
 TEST_CASE("5: a thousand calls, cancelled at random") {
   const auto client = server().connect();
-  Neighbour neighbour(server(), 1500, 0.8);
+  Neighbour neighbour(server(), 1000, 0.8);
   Idle idle(server(), *client);
   neighbour.start();
   std::minstd_rand random(5);
@@ -164,7 +164,7 @@ TEST_CASE("5: a thousand calls, cancelled at random") {
 
 TEST_CASE("6: a deadline that passes is DEADLINE_EXCEEDED, wherever it passes") {
   const auto client = server().connect();
-  Neighbour neighbour(server(), 1500);
+  Neighbour neighbour(server(), 600);
   Idle idle(server(), *client);
   neighbour.start();
   const auto check = [&](const v1::CompleteRequest& request, double seconds) {

@@ -109,12 +109,15 @@ std::string Idle::difference_now(int64_t rss_slack, int slack) {
   for (const auto& [pid, before] : vitals_) {
     const Vitals after = vitals(pid);
     if (after.threads == 0) continue;  // a rank that was killed
+    const bool rank = pid != server_.process.pid();
     const auto compare = [&](const char* what, int64_t was, int64_t is, int64_t more) {
-      if (is > was + more) left += fmt::format("process {}: {} {}, were {}; ", pid, what, is, was);
+      if (is > was + more) left += fmt::format("{} {}: {} {}, were {}; ", rank ? "rank" : "front end", pid, what, is, was);
     };
     compare("file descriptors", before.fds, after.fds, slack);
     compare("threads", before.threads, after.threads, slack);
-    if (!sanitized()) compare("bytes in memory", before.rss, after.rss, rss_slack);
+    // A page of the KV cache counts from its first use on.
+    const int64_t touched = rank ? static_cast<int64_t>(now.kv_cache_bytes()) : 0;
+    if (!sanitized()) compare("bytes in memory", before.rss, after.rss, rss_slack + touched);
   }
   return left;
 }

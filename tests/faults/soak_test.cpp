@@ -120,8 +120,8 @@ TEST_CASE("load: hundreds of streams at once with cancels and deadlines, and not
   const auto client = server.connect();
   std::minstd_rand random(17);
   // What grows once (pools of threads, arenas, the prefix cache) has grown before the picture is taken.
-  client->load(200, streams, [&](int) { return random_call(random); }, [](int, const auto&, const auto&) {});
-  Neighbour neighbour(server, 1900);
+  client->load(2 * streams, streams, [&](int) { return random_call(random); }, [](int, const auto&, const auto&) {});
+  Neighbour neighbour(server, 800);
   Idle idle(server, *client);
   neighbour.start();
   Tally tally;
