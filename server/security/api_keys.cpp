@@ -53,7 +53,10 @@ WallTime parse_time(const std::string& where, const std::string& text) {
   if (fields != 6 || text.size() != 20 || text.back() != 'Z' || !same) {
     throw_invalid("{}: expires is a time in UTC like 2027-01-31T00:00:00Z", where);
   }
-  return std::chrono::system_clock::from_time_t(seconds);
+  // The clock's type ends in 2262: a year beyond is its end ("9999-12-31" means never), one before 1678 its beginning.
+  if (seconds >= WallTime::clock::to_time_t(WallTime::max())) return WallTime::max();
+  if (seconds <= WallTime::clock::to_time_t(WallTime::min())) return WallTime::min();
+  return WallTime::clock::from_time_t(seconds);
 }
 
 double number(const std::string& where, const nlohmann::json& line, const char* name, double fallback,

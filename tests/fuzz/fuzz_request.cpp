@@ -128,7 +128,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       case 2: {
         v1::TokenizeRequest request;
         parse_message(bytes, &request);
-        for (const int32_t id : reading.tokenize(request).ids()) {
+        const v1::TokenizeResponse response = reading.tokenize(request);
+        for (const int32_t id : response.ids()) {
           require(0 <= id && id < server.tokenizer.vocab_size());
         }
         break;
