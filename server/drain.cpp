@@ -15,9 +15,11 @@ namespace {
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
-// A gateway that probes health sees NOT_SERVING before new calls are refused. Calls that were ended get the
-// same time to hear of it.
+// A gateway that probes health sees NOT_SERVING before new calls are refused.
 constexpr milliseconds kProbePeriod{500};
+// What calls that were ended get to hear of it; gRPC cancels them then. Most take a millisecond, hundreds on a busy
+// machine more; a client that does not read takes all of it.
+constexpr milliseconds kLastWords{1500};
 constexpr milliseconds kTick{50};
 // What ranks get to end by themselves.
 constexpr milliseconds kStopGrace{5000};
@@ -54,7 +56,7 @@ void drain(const Served& s, milliseconds timeout) {
   }
   s.front_end.book().end_all({CallCode::kUnavailable, "the server is shutting down"});
   if (hurried(s)) s.engine.kill();
-  s.server.shutdown(kProbePeriod);
+  s.server.shutdown(kLastWords);
   end_engine(s);
 }
 

@@ -175,22 +175,23 @@ void EngineService::loading(uint64_t bytes_read, uint64_t bytes_total) {
 }
 
 void EngineService::emit(std::vector<TokenEvent> events, const EngineStats& stats) {
-  if (!events.empty()) {
-    pb::FromEngine message;
-    for (const TokenEvent& event : events) {
-      to_message(event, message.mutable_tokens()->add_events());
-    }
-    impl_->send(std::move(message));
-  }
-  // Also when work begins and ends, so that the numbers of an idle engine are right.
+  // Also when work begins and ends, so that the numbers of an idle engine are right; before the events, so that
+  // whoever has got the last token finds it in them.
   const bool idle = stats.scheduler.running + stats.scheduler.waiting == 0;
   const auto now = Clock::now();
-  if (idle == impl_->idle && now - impl_->last_stats < kStatsInterval) return;
-  impl_->idle = idle;
-  impl_->last_stats = now;
-  pb::FromEngine stats_message;
-  *stats_message.mutable_stats() = to_message(stats);
-  impl_->send(std::move(stats_message));
+  if (idle != impl_->idle || now - impl_->last_stats >= kStatsInterval) {
+    impl_->idle = idle;
+    impl_->last_stats = now;
+    pb::FromEngine message;
+    *message.mutable_stats() = to_message(stats);
+    impl_->send(std::move(message));
+  }
+  if (events.empty()) return;
+  pb::FromEngine message;
+  for (const TokenEvent& event : events) {
+    to_message(event, message.mutable_tokens()->add_events());
+  }
+  impl_->send(std::move(message));
 }
 
 void EngineService::serve(Engine& engine, const EngineReady& ready) {

@@ -60,7 +60,8 @@ TEST_CASE("11: a second SIGTERM, or the end of --drain-timeout, does not wait fo
   int unavailable = 0;
   for (const auto& stream : streams) {
     const CallResult result = stream->finish();
-    CHECK((result.code == Code::kUnavailable || result.code == Code::kOk));
+    // Cancelled: the server's last word did not get through in the time that a fast end has for it.
+    CHECK((result.code == Code::kUnavailable || result.code == Code::kOk || result.code == Code::kCancelled));
     unavailable += result.code == Code::kUnavailable;
   }
   CHECK(unavailable > 0);
